@@ -1,0 +1,1 @@
+//! OCI images from registries, layouts and archives, in a content store.

@@ -1,0 +1,1 @@
+//! Turns image layers, function code and agent binaries into block devices.

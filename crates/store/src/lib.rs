@@ -1,0 +1,13 @@
+//! Entries on disk that are written once, whole or not at all, by any number of processes.
+//!
+//! A [`Store`] is a directory. An entry is a file in it that appears under its name complete and
+//! synced, or not at all: it is written to a temporary name under an exclusive lock and renamed.
+//! Whoever uses an entry holds a [`Lease`], a shared lock, so that nobody removes it meanwhile.
+//! Locks are `flock`s, which the kernel drops when their process dies; what a killed process
+//! left half-written is swept by [`Store::sweep`].
+
+mod digest;
+mod entry;
+
+pub use digest::{Digest, DigestError, Hasher};
+pub use entry::{CreateError, Draft, EntryInfo, EntryName, Lease, Removal, Store, StoreError};

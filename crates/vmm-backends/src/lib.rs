@@ -1,0 +1,1 @@
+//! Finds out what this machine can run virtual machines with, and picks.

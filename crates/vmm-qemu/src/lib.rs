@@ -1,0 +1,1 @@
+//! Runs a virtual machine under QEMU's software emulation.

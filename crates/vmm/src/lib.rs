@@ -1,0 +1,16 @@
+//! The seam between the sandbox and whatever runs its virtual machine.
+//!
+//! A [`Backend`] boots a [`MachineSpec`] into a [`Machine`]. Invariant: nothing here knows of
+//! images, functions or gRPC; what a machine offers its owner is a byte stream to a port in the
+//! guest. A power that only some backends have is an `Option` in the trait, never a no-op.
+
+mod console;
+mod machine;
+mod spec;
+
+pub use console::ConsoleLog;
+pub use machine::{Backend, BootError, ByteStream, DialError, Exit, Machine, MachineError};
+pub use spec::{
+    Console, Disk, DiskAccess, DiskName, GuestPort, KernelImage, MachineSpec, Memory, SpecError,
+    VcpuCount,
+};
