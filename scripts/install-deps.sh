@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# Installs what Costrel needs on Debian 12 or 13 and is not there yet.
+#
+#   install-deps.sh [run] [build] [kernel] [test]     (default: all of them)
+#
+# It looks for the commands first, so that it costs nothing, and needs neither
+# root nor the network, when all is there.
+set -euo pipefail
+
+declare -A wanted=()
+
+# need PACKAGE COMMAND|/FILE…: the package, unless each of the others exists.
+need() {
+    local package=$1 thing
+    shift
+    for thing; do
+        if [[ $thing == /* ]]; then
+            compgen -G "$thing" >/dev/null || wanted[$package]=1
+        else
+            command -v "$thing" >/dev/null || wanted[$package]=1
+        fi
+    done
+}
+
+need_rust=no
+group() {
+    case $1 in
+        run)
+            # Debian 13 splits the machine out of the package; the old name pulls it in.
+            need qemu-system-x86 qemu-system-x86_64 ;;
+        build)
+            need build-essential gcc g++ make
+            need_rust=yes ;;
+        kernel)
+            need build-essential gcc make
+            need flex flex
+            need bison bison
+            need bc bc
+            need xz-utils xz
+            need python3 python3
+            need libelf-dev /usr/include/gelf.h ;;
+        test)
+            need skopeo skopeo
+            need umoci umoci
+            need mmdebstrap mmdebstrap
+            need docker-registry docker-registry
+            need e2fsprogs mke2fs e2fsck debugfs
+            need zip zip
+            need unzip unzip
+            need curl curl
+            need python3 python3
+            need python3-pip pip3 ;;
+        *)
+            echo "install-deps.sh: unknown group '$1' (there are: run build kernel test)" >&2
+            exit 2 ;;
+    esac
+}
+
+# e2fsprogs and docker-registry live in sbin or bin depending on the release.
+PATH=$PATH:/usr/sbin:/sbin
+
+(($#)) || set -- run build kernel test
+for name; do group "$name"; done
+
+if ((${#wanted[@]})); then
+    mapfile -t packages < <(printf '%s\n' "${!wanted[@]}" | sort)
+    as_root=()
+    if ((EUID != 0)); then as_root=(sudo); fi
+    if ! command -v apt-get >/dev/null; then
+        echo "These are missing, and this is no Debian: ${packages[*]} (Debian's names). Install them by hand." >&2
+        exit 1
+    fi
+    if ((EUID != 0)) && ! command -v sudo >/dev/null; then
+        echo "These packages are missing: ${packages[*]}" >&2
+        echo "As root: apt-get install --no-install-recommends ${packages[*]}" >&2
+        exit 1
+    fi
+    echo "Installing Debian's ${packages[*]}" >&2
+
+    # A service that a package brings (docker-registry's) must not start or stay
+    # enabled: tests run their own, on a free port.
+    masked=no
+    unit=/etc/systemd/system/docker-registry.service
+    if [[ -v wanted[docker-registry] && ! -e $unit && ! -L $unit ]]; then
+        "${as_root[@]}" mkdir -p "${unit%/*}"
+        "${as_root[@]}" ln -s /dev/null "$unit"
+        masked=yes
+    fi
+    unmask() {
+        [[ $masked == yes ]] || return 0
+        masked=no
+        "${as_root[@]}" rm -f "$unit" \
+            "/etc/systemd/system/multi-user.target.wants/docker-registry.service"
+    }
+    trap unmask EXIT
+
+    install() {
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y -qq --no-install-recommends "${packages[@]}" >&2
+    }
+    # The lists of a fresh machine are empty, those of an old one name packages that are gone.
+    known=yes
+    apt-cache show "${packages[@]}" >/dev/null 2>&1 || known=no
+    if [[ $known == no ]] || ! install; then
+        echo "Updating the package lists" >&2
+        "${as_root[@]}" apt-get update -qq >&2
+        install
+    fi
+    unmask
+fi
+
+if [[ $need_rust == yes ]] && ! command -v cargo >/dev/null && [[ ! -x ${CARGO_HOME:-$HOME/.cargo}/bin/cargo ]]; then
+    echo "Rust is missing: install it with rustup (https://rustup.rs), then try again." >&2
+    exit 1
+fi
