@@ -1,0 +1,114 @@
+//! The connection, and the calls that concern the machine itself.
+
+use std::{io, sync::Mutex};
+
+use costrel_agent_proto::{
+    MESSAGE_LIMIT,
+    v1::{
+        DescribeRequest, DescribeResponse, PowerOffRequest, PrepareRequest,
+        agent_client::AgentClient as AgentStub, functions_client::FunctionsClient,
+        processes_client::ProcessesClient,
+    },
+};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tonic::transport::{Channel, Endpoint};
+
+/// A failed conversation with the agent.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The stream could not be used.
+    #[error("cannot talk to the agent in the guest")]
+    Connect(#[source] tonic::transport::Error),
+    /// A call failed. The text is the agent's, or says that the stream broke.
+    #[error("the agent in the guest failed to {call}: {}", status.message())]
+    Call {
+        /// What it was asked to do, as a verb.
+        call: &'static str,
+        /// Its answer.
+        #[source]
+        status: Box<tonic::Status>,
+    },
+    /// The agent ended a conversation that only the host may end.
+    #[error("the agent in the guest broke off")]
+    BrokeOff,
+}
+
+/// A connection to the agent of one machine. Clones share it; it closes with the last of them.
+#[derive(Clone, Debug)]
+pub struct AgentClient {
+    channel: Channel,
+}
+
+impl AgentClient {
+    /// Takes over a byte stream to the agent's port. Does not wait for the agent.
+    ///
+    /// # Errors
+    /// [`AgentError::Connect`].
+    pub async fn connect(
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    ) -> Result<Self, AgentError> {
+        let stream = Mutex::new(Some(TokioIo::new(stream)));
+        let connector = tower::service_fn(move |_| {
+            // There is one stream; when it is gone, so is the connection.
+            let stream = stream.lock().ok().and_then(|mut stream| stream.take());
+            async move { stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)) }
+        });
+        // The name stands in a header that nobody reads. The windows let output flow in pieces of
+        // a pipe's size while a response of megabytes is under way.
+        let channel = Endpoint::from_static("http://agent")
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .connect_with_connector(connector)
+            .await
+            .map_err(AgentError::Connect)?;
+        Ok(Self { channel })
+    }
+
+    fn machine(&self) -> AgentStub<Channel> {
+        AgentStub::new(self.channel.clone())
+    }
+
+    pub(crate) fn functions(&self) -> FunctionsClient<Channel> {
+        FunctionsClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_LIMIT)
+    }
+
+    pub(crate) fn processes(&self) -> ProcessesClient<Channel> {
+        ProcessesClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_LIMIT)
+    }
+
+    /// Asks who answers. Waits for the agent to start.
+    ///
+    /// # Errors
+    /// [`AgentError::Call`].
+    pub async fn describe(&self) -> Result<DescribeResponse, AgentError> {
+        Ok(self
+            .machine()
+            .describe(DescribeRequest {})
+            .await
+            .map_err(failed("describe itself"))?
+            .into_inner())
+    }
+
+    /// Has the workload's root file system made.
+    ///
+    /// # Errors
+    /// [`AgentError::Call`].
+    pub async fn prepare(&self, request: PrepareRequest) -> Result<(), AgentError> {
+        self.machine().prepare(request).await.map_err(failed("prepare the root file system"))?;
+        Ok(())
+    }
+
+    /// Asks the machine to end. It may do so before it answers.
+    ///
+    /// # Errors
+    /// [`AgentError::Call`].
+    pub async fn power_off(&self) -> Result<(), AgentError> {
+        self.machine().power_off(PowerOffRequest {}).await.map_err(failed("power off"))?;
+        Ok(())
+    }
+}
+
+pub(crate) fn failed(call: &'static str) -> impl FnOnce(tonic::Status) -> AgentError {
+    move |status| AgentError::Call { call, status: Box::new(status) }
+}

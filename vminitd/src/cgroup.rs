@@ -1,0 +1,82 @@
+//! The workload's control group: its memory limit, its peak, and the end of all its processes.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Seek as _},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// A cgroup v2 group for all processes of the workload.
+///
+/// Its files are opened once, before the root changes, and stay open: the workload's own view of
+/// `/sys/fs/cgroup` is read-only.
+#[derive(Clone, Debug)]
+pub(crate) struct Cgroup {
+    procs: Arc<OwnedFd>,
+    kill: Arc<File>,
+    peak: Arc<File>,
+    events: Arc<File>,
+    limit: Option<u64>,
+}
+
+impl Cgroup {
+    /// Makes the group below the hierarchy's mount point, with a memory limit in bytes if any.
+    pub(crate) fn create(hierarchy: &Path, limit: Option<u64>) -> io::Result<Self> {
+        fs::write(hierarchy.join("cgroup.subtree_control"), "+memory +pids +cpu")?;
+        let group = hierarchy.join("workload");
+        match fs::create_dir(&group) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        if let Some(limit) = limit {
+            fs::write(group.join("memory.max"), limit.to_string())?;
+            // A function that runs out of memory ends as a whole, not some thread's child of it.
+            fs::write(group.join("memory.oom.group"), "1")?;
+        }
+        let open = |name: &str, write: bool| -> io::Result<File> {
+            let path: PathBuf = group.join(name);
+            fs::OpenOptions::new().read(!write).write(write).open(path)
+        };
+        Ok(Self {
+            procs: Arc::new(open("cgroup.procs", true)?.into()),
+            kill: Arc::new(open("cgroup.kill", true)?),
+            peak: Arc::new(open("memory.peak", false)?),
+            events: Arc::new(open("memory.events", false)?),
+            limit,
+        })
+    }
+
+    /// Where a new process writes `0` to join.
+    pub(crate) fn procs(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.procs)
+    }
+
+    /// Kills all processes in the group.
+    pub(crate) fn kill(&self) {
+        // Fails only if the group is gone, which nobody does.
+        let _ = rustix::io::write(&*self.kill, b"1");
+    }
+
+    /// The most memory that was in use at once, in bytes; never above the limit.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let peak =
+            read_again(&self.peak).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        self.limit.map_or(peak, |limit| peak.min(limit))
+    }
+
+    /// How often the kernel has killed a process of the group for want of memory.
+    pub(crate) fn out_of_memory_kills(&self) -> u64 {
+        let events = read_again(&self.events).unwrap_or_default();
+        let line = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+    }
+}
+
+fn read_again(mut file: &File) -> io::Result<String> {
+    let mut text = String::new();
+    file.rewind()?;
+    file.read_to_string(&mut text)?;
+    Ok(text)
+}
