@@ -1,1 +1,38 @@
 //! Runs a virtual machine under QEMU's software emulation.
+//!
+//! For hosts on which KVM is absent or cannot run a stock kernel. One [`QemuBackend`] boots any
+//! number of machines; each is one `qemu-system-x86_64` process of the board `microvm`, watched by
+//! one thread (`supervisor`), and gone when that thread or this process is.
+//!
+//! ```text
+//!  Machine (async) ──dial──► listening socket ─────────► virtserialport "costrel.<port>"
+//!        │  ▲
+//!        │  └── watch: Running | Ended(Exit) ◄── supervisor thread ◄── console, QMP, stderr, pidfd
+//!        └── QMP commands, SIGKILL by pidfd ───────────► QEMU
+//! ```
+//!
+//! # How a guest ends its machine
+//! The board has no ACPI, hence no power button. Both ways that Linux offers work all the same:
+//! - `reboot(RB_AUTOBOOT)`: the kernel resets the CPU (`reboot=t`), which QEMU, told `-no-reboot`,
+//!   takes for the end: [`Exit::Reboot`](costrel_vmm::Exit::Reboot). This is the straight way.
+//! - `reboot(RB_POWER_OFF)` (or `RB_HALT_SYSTEM`): the kernel finds no way to power off, says
+//!   `reboot: System halted` or `reboot: Power down` on its console and halts; the supervisor sees
+//!   those words and ends QEMU: [`Exit::PowerOff`](costrel_vmm::Exit::PowerOff).
+//!
+//! A panic resets the CPU as well (`panic=-1`), after `Kernel panic - not syncing: …`, which makes
+//! it [`Exit::Panic`](costrel_vmm::Exit::Panic). So does a CPU that faults thrice without a word.
+
+mod arguments;
+mod backend;
+mod console;
+mod kernel;
+mod leftover;
+mod machine;
+mod ports;
+mod process;
+mod qmp;
+mod supervisor;
+mod tsc;
+
+pub use backend::{FindError, QemuBackend, QemuSearch, VersionError};
+pub use leftover::{Leftover, end_leftover};

@@ -125,6 +125,16 @@ pub enum BootError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// The machine asks for more of something than this backend has.
+    #[error("the machine has {given} {what}, and this backend can do at most {most}")]
+    Limit {
+        /// Of what: `devices`, ….
+        what: &'static str,
+        /// How many it asks for.
+        given: usize,
+        /// How many there can be.
+        most: usize,
+    },
     /// An operation of the host failed.
     #[error("cannot {operation}")]
     Host {
@@ -148,6 +158,9 @@ pub enum DialError {
     /// The port is not among [`MachineSpec::ports`].
     #[error("guest port {0} was not declared")]
     Undeclared(GuestPort),
+    /// This backend allows one stream a port at a time, and the last one is still open.
+    #[error("guest port {0} already has a stream open")]
+    Busy(GuestPort),
     /// The connection failed.
     #[error("cannot connect to guest port {port}")]
     Connect {

@@ -1,0 +1,169 @@
+//! The sockets behind a guest's ports: listening ones for QEMU, streams for whoever dials.
+
+use std::{
+    fs, io,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::net::UnixListener,
+    },
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use costrel_vmm::{DialError, GuestPort};
+use rustix::fs::{CWD, Mode, OFlags};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::UnixStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::sleep,
+};
+
+/// A machine's directory, and the ports in it.
+#[derive(Debug)]
+pub(crate) struct Ports {
+    path: PathBuf,
+    directory: OwnedFd,
+    ports: Vec<(GuestPort, Arc<Semaphore>)>,
+}
+
+/// `sun_path` holds this many bytes and a NUL.
+const SOCKET_PATH_MOST: usize = 107;
+
+impl Ports {
+    pub(crate) fn new(directory: &Path, ports: &[GuestPort]) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let handle = rustix::fs::openat(CWD, directory, flags, Mode::empty())?;
+        // QEMU serves one client a port; the next would wait unseen until the first hangs up.
+        let ports = ports.iter().map(|&port| (port, Arc::new(Semaphore::new(1)))).collect();
+        Ok(Self { path: directory.to_owned(), directory: handle, ports })
+    }
+
+    /// The address of a port's socket: its path or, where that is too long for an address, one
+    /// through the directory's handle.
+    fn address(&self, port: GuestPort) -> PathBuf {
+        let name = format!("port-{port}");
+        let path = self.path.join(&name);
+        if path.as_os_str().len() <= SOCKET_PATH_MOST {
+            return path;
+        }
+        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.directory.as_raw_fd()))
+    }
+
+    /// Listens on every port. A client that connects from now on waits for QEMU.
+    pub(crate) fn listen(&self) -> io::Result<Vec<UnixListener>> {
+        self.remove();
+        self.ports.iter().map(|(port, _)| UnixListener::bind(self.address(*port))).collect()
+    }
+
+    /// Removes the sockets' names.
+    pub(crate) fn remove(&self) {
+        for (port, _) in &self.ports {
+            // Mostly there is none; where one can't be removed, `bind` says so.
+            let _ = fs::remove_file(self.address(*port));
+        }
+    }
+
+    /// Connects to a port.
+    pub(crate) async fn dial(&self, port: GuestPort) -> Result<PortStream, DialError> {
+        let Some((_, free)) = self.ports.iter().find(|(declared, _)| *declared == port) else {
+            return Err(DialError::Undeclared(port));
+        };
+        let permit = Arc::clone(free).try_acquire_owned().map_err(|_| DialError::Busy(port))?;
+        let address = self.address(port);
+        loop {
+            match UnixStream::connect(&address).await {
+                Ok(stream) => return Ok(PortStream { stream, _permit: permit }),
+                // The queue of two that QEMU keeps is full of clients that hung up already.
+                Err(source) if source.kind() == io::ErrorKind::WouldBlock => {
+                    sleep(Duration::from_millis(2)).await;
+                }
+                Err(source) => return Err(DialError::Connect { port, source }),
+            }
+        }
+    }
+}
+
+/// A stream to a guest's port. While it is open, the port is taken.
+#[derive(Debug)]
+pub(crate) struct PortStream {
+    // Closed before the port is free again: fields are dropped in this order.
+    stream: UnixStream,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsyncRead for PortStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for PortStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_stream_a_port_at_a_time_even_below_a_long_path() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("d".repeat(120));
+        fs::create_dir(&directory).unwrap();
+        let port = GuestPort(7);
+        let ports = Ports::new(&directory, &[port]).unwrap();
+        let listeners = ports.listen().unwrap();
+
+        let mut first = ports.dial(port).await.unwrap();
+        let (mut accepted, _) = listeners[0].accept().unwrap();
+        first.write_all(b"hello").await.unwrap();
+        let mut heard = [0; 5];
+        io::Read::read_exact(&mut accepted, &mut heard).unwrap();
+        assert_eq!(&heard, b"hello");
+        assert!(matches!(ports.dial(port).await, Err(DialError::Busy(_))));
+        assert!(matches!(ports.dial(GuestPort(8)).await, Err(DialError::Undeclared(_))));
+
+        drop(accepted);
+        assert_eq!(first.read(&mut heard).await.unwrap(), 0);
+        drop(first);
+        ports.dial(port).await.unwrap();
+        ports.remove();
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+    }
+}

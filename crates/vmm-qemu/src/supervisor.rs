@@ -1,0 +1,466 @@
+//! The thread that starts a QEMU, listens to all that it says, and reaps it.
+//!
+//! One thread a machine, since the kernel takes the death of the *thread* that forked a process for
+//! its parent's: this one lives exactly as long as its QEMU.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read},
+    os::{
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, ExitStatus},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use costrel_vmm::{BootError, ConsoleLog, DiskAccess, Exit, MachineSpec};
+use rustix::{
+    event::{PollFd, PollFlags},
+    process::{Pid, PidfdFlags},
+};
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    arguments::{self, Descriptors},
+    console::{ConsoleWatch, LastWords, printable},
+    kernel::{self, KernelFault},
+    leftover,
+    machine::{QemuMachine, Shared},
+    ports::Ports,
+    process,
+    qmp::{self, QmpCommands, QmpMessage},
+    tsc::TscMeasurement,
+};
+
+/// What the thread needs to start a machine.
+pub(crate) struct Plan {
+    pub(crate) program: PathBuf,
+    pub(crate) spec: MachineSpec,
+    pub(crate) tsc: Arc<TscMeasurement>,
+}
+
+type Started = Result<QemuMachine, BootError>;
+
+/// The thread's body: from nothing to nothing.
+pub(crate) fn supervise(plan: &Plan, started: oneshot::Sender<Started>) {
+    let launched = match Launched::launch(plan) {
+        Ok(launched) => launched,
+        Err(error) => {
+            let _ = started.send(Err(error));
+            return;
+        }
+    };
+    launched.run(started);
+}
+
+struct Launched {
+    directory: PathBuf,
+    child: Child,
+    shared: Arc<Shared>,
+    console: Option<UnixStream>,
+    console_log: Option<ConsoleLog>,
+    qmp: Option<UnixStream>,
+    qmp_line: Vec<u8>,
+    stderr: Option<ChildStderr>,
+    stderr_tail: Vec<u8>,
+    shutdown_reason: Option<String>,
+    halted: bool,
+}
+
+const STDERR_BYTES: usize = 2 << 10;
+/// Longer than anything that the events and answers used here can be.
+const QMP_LINE_BYTES: usize = 64 << 10;
+
+impl Launched {
+    fn launch(plan: &Plan) -> Result<Self, BootError> {
+        let spec = &plan.spec;
+        let ports = Ports::new(&spec.directory, &spec.ports).map_err(|source| BootError::File {
+            what: "directory",
+            path: spec.directory.clone(),
+            source,
+        })?;
+        let console_log = ConsoleLog::create(&spec.console).map_err(|source| BootError::File {
+            what: "console log",
+            path: spec.console.path.clone(),
+            source,
+        })?;
+        let sockets = Sockets::pair().map_err(host("make a pair of sockets"))?;
+        let qmp_commands = sockets.qmp.try_clone().map_err(host("duplicate a socket"))?;
+        let started = start(plan, &ports, &sockets.theirs).and_then(|mut child| {
+            let process = record(&mut child, &spec.directory)
+                .map_err(host("keep a record of QEMU's process"))?;
+            Ok((child, process))
+        });
+        let (mut child, process) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                ports.remove();
+                return Err(error);
+            }
+        };
+        let stderr = child.stderr.take();
+        Ok(Self {
+            directory: spec.directory.clone(),
+            child,
+            shared: Arc::new(Shared {
+                ports,
+                qmp: QmpCommands::new(qmp_commands),
+                console: Mutex::default(),
+                process,
+                killed: AtomicBool::new(false),
+            }),
+            console: Some(sockets.console),
+            console_log: Some(console_log),
+            qmp: Some(sockets.qmp),
+            qmp_line: Vec::new(),
+            stderr,
+            stderr_tail: Vec::new(),
+            shutdown_reason: None,
+            halted: false,
+        })
+    }
+
+    fn run(mut self, started: oneshot::Sender<Started>) {
+        let (exit_sender, exit) = watch::channel(None);
+        let mut started = Some(started);
+        // QEMU answers its first command when the machine is complete and runs.
+        let mut running = self.shared.qmp.send("qmp_capabilities").ok();
+        loop {
+            let ended = self.listen();
+            if let Some(answer) = &mut running
+                && let Ok(Ok(())) = answer.try_recv()
+                && let Some(started) = started.take()
+            {
+                running = None;
+                let machine = QemuMachine { shared: Arc::clone(&self.shared), exit: exit.clone() };
+                // Fails if the owner lost interest; then the machine is dropped, hence killed.
+                let _ = started.send(Ok(machine));
+            }
+            if ended {
+                break;
+            }
+        }
+        let status = self.child.wait();
+        let exit = self.finish(&status);
+        if let Some(started) = started.take() {
+            let reason = match &exit {
+                Exit::Monitor { reason } => reason.clone(),
+                other => other.to_string(),
+            };
+            let _ = started.send(Err(BootError::Monitor { reason }));
+        }
+        exit_sender.send_replace(Some(exit));
+    }
+
+    /// Waits until QEMU says something, and takes it in. True once QEMU has ended, and everything
+    /// that it said is in.
+    fn listen(&mut self) -> bool {
+        let sources = [
+            Some(self.shared.process.as_fd()),
+            self.console.as_ref().map(|socket| socket.as_fd()),
+            self.qmp.as_ref().map(|socket| socket.as_fd()),
+            self.stderr.as_ref().map(|pipe| pipe.as_fd()),
+        ];
+        let mut polled: Vec<PollFd<'_>> = sources
+            .iter()
+            .flatten()
+            .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+            .collect();
+        // An interrupted wait reports nothing; the next one does.
+        if rustix::event::poll(&mut polled, None).is_err() {
+            return false;
+        }
+        let ready: Vec<bool> = {
+            let mut answers = polled.iter().map(|fd| !fd.revents().is_empty());
+            sources.iter().map(|s| s.is_some() && answers.next().unwrap_or(false)).collect()
+        };
+        let ended = ready[0];
+        if ready[2] || ended {
+            self.hear_qmp(ended);
+        }
+        if ready[1] || ended {
+            self.hear_console(ended);
+        }
+        if ready[3] || ended {
+            self.hear_stderr();
+        }
+        ended
+    }
+
+    fn hear_console(&mut self, to_the_end: bool) {
+        loop {
+            let mut buffer = [0; 4096];
+            let count = match take(self.console.as_mut(), &mut buffer) {
+                Heard::Bytes(count) => count,
+                Heard::NothingNow => return,
+                Heard::End => {
+                    self.console = None;
+                    return;
+                }
+            };
+            let bytes = &buffer[..count];
+            // Without room on the disk the machine goes on without its log.
+            if let Some(log) = &mut self.console_log
+                && let Err(error) = log.write(bytes)
+            {
+                tracing::warn!(%error, "the console's log ends here");
+                self.console_log = None;
+            }
+            let halted = {
+                let mut console = lock(&self.shared.console);
+                console.take(bytes);
+                console.words.halted
+            };
+            if halted && !self.halted {
+                self.halted = true;
+                self.shared.kill();
+            }
+            // Not more at a time, or a flood would drown what QEMU itself says.
+            if !to_the_end {
+                return;
+            }
+        }
+    }
+
+    fn hear_qmp(&mut self, to_the_end: bool) {
+        loop {
+            let mut buffer = [0; 4096];
+            match take(self.qmp.as_mut(), &mut buffer) {
+                Heard::Bytes(count) => {
+                    for part in buffer[..count].split_inclusive(|&byte| byte == b'\n') {
+                        self.qmp_line.extend(part);
+                        if part.ends_with(b"\n") {
+                            self.hear_message();
+                        }
+                    }
+                    if self.qmp_line.len() > QMP_LINE_BYTES {
+                        self.qmp_line.clear();
+                    }
+                }
+                Heard::NothingNow => return,
+                Heard::End => {
+                    self.qmp = None;
+                    return;
+                }
+            }
+            if !to_the_end {
+                return;
+            }
+        }
+    }
+
+    fn hear_message(&mut self) {
+        match qmp::parse(&std::mem::take(&mut self.qmp_line)) {
+            QmpMessage::Answer { id, result } => self.shared.qmp.answer(id, result),
+            QmpMessage::Shutdown { reason } => self.shutdown_reason = Some(reason),
+            QmpMessage::Irrelevant => {}
+        }
+    }
+
+    /// One read a call, since a pipe blocks; after QEMU's end nobody holds its other end, and the
+    /// few lines that it may contain fit in one.
+    fn hear_stderr(&mut self) {
+        let mut buffer = [0; 8192];
+        match take(self.stderr.as_mut(), &mut buffer) {
+            Heard::Bytes(count) => {
+                self.stderr_tail.extend(&buffer[..count]);
+                let excess = self.stderr_tail.len().saturating_sub(STDERR_BYTES);
+                self.stderr_tail.drain(..excess);
+            }
+            Heard::NothingNow => {}
+            Heard::End => self.stderr = None,
+        }
+    }
+
+    /// Leaves nothing behind, and says how it ended.
+    fn finish(&mut self, status: &io::Result<ExitStatus>) -> Exit {
+        if let Some(log) = &mut self.console_log
+            && let Err(error) = log.finish()
+        {
+            tracing::warn!(%error, "the console's log lacks its end");
+        }
+        self.shared.ports.remove();
+        leftover::remove_record(&self.directory);
+        self.shared.qmp.close();
+        let words = {
+            let mut console = lock(&self.shared.console);
+            console.finish();
+            console.words.clone()
+        };
+        let end = End {
+            killed: self.shared.killed.load(Ordering::SeqCst),
+            halted: self.halted,
+            shutdown_reason: self.shutdown_reason.as_deref(),
+            words: &words,
+            status,
+            stderr: &self.stderr_tail,
+        };
+        end.exit()
+    }
+}
+
+/// All that is known of an end.
+struct End<'a> {
+    killed: bool,
+    halted: bool,
+    shutdown_reason: Option<&'a str>,
+    words: &'a LastWords,
+    status: &'a io::Result<ExitStatus>,
+    stderr: &'a [u8],
+}
+
+impl End<'_> {
+    fn exit(&self) -> Exit {
+        match self.shutdown_reason {
+            Some("guest-reset" | "guest-panic") => match &self.words.panic {
+                Some(message) => Exit::Panic { message: message.clone() },
+                None if self.words.rebooting => Exit::Reboot,
+                None => Exit::Panic {
+                    message: "the CPU was reset without a word from the kernel".to_owned(),
+                },
+            },
+            Some("guest-shutdown") => Exit::PowerOff,
+            _ if self.halted => Exit::PowerOff,
+            _ if self.killed => Exit::Killed,
+            Some(reason) => Exit::Monitor { reason: format!("it was told to end ({reason})") },
+            None => Exit::Monitor { reason: self.monitor_reason() },
+        }
+    }
+
+    fn monitor_reason(&self) -> String {
+        let status = match self.status {
+            Ok(status) => format!("QEMU ended with {status}"),
+            Err(error) => format!("QEMU's end was missed: {error}"),
+        };
+        let stderr = printable(self.stderr);
+        let stderr = stderr.trim();
+        if stderr.is_empty() { status } else { format!("{status}: {stderr}") }
+    }
+}
+
+enum Heard {
+    Bytes(usize),
+    NothingNow,
+    End,
+}
+
+fn take(source: Option<&mut impl Read>, buffer: &mut [u8]) -> Heard {
+    let Some(source) = source else { return Heard::End };
+    match source.read(buffer) {
+        Ok(0) => Heard::End,
+        Ok(count) => Heard::Bytes(count),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock) => Heard::NothingNow,
+        Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted) => Heard::NothingNow,
+        Err(_) => Heard::End,
+    }
+}
+
+fn lock(console: &Mutex<ConsoleWatch>) -> MutexGuard<'_, ConsoleWatch> {
+    console.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn host(operation: &'static str) -> impl Fn(io::Error) -> BootError {
+    move |source| BootError::Host { operation, source }
+}
+
+/// Our ends of the pairs, and QEMU's.
+struct Sockets {
+    console: UnixStream,
+    qmp: UnixStream,
+    theirs: TheirSockets,
+}
+
+struct TheirSockets {
+    console: UnixStream,
+    qmp: UnixStream,
+}
+
+impl Sockets {
+    fn pair() -> io::Result<Self> {
+        let (console, console_theirs) = UnixStream::pair()?;
+        let (qmp, qmp_theirs) = UnixStream::pair()?;
+        console.set_nonblocking(true)?;
+        qmp.set_nonblocking(true)?;
+        Ok(Self { console, qmp, theirs: TheirSockets { console: console_theirs, qmp: qmp_theirs } })
+    }
+}
+
+/// Opens all that QEMU shall have, and starts it.
+fn start(plan: &Plan, ports: &Ports, sockets: &TheirSockets) -> Result<Child, BootError> {
+    let spec = &plan.spec;
+    let kernel = open_kernel(&spec.kernel.path)?;
+    let disks = open_disks(spec)?;
+    let listeners = ports.listen().map_err(host("make sockets for the guest's ports"))?;
+    let descriptors = Descriptors {
+        kernel: kernel.as_raw_fd(),
+        console: sockets.console.as_raw_fd(),
+        qmp: sockets.qmp.as_raw_fd(),
+        disks: disks.iter().map(File::as_raw_fd).collect(),
+        ports: listeners.iter().map(UnixListener::as_raw_fd).collect(),
+    };
+    let kernel_arguments = arguments::kernel_arguments(spec, plan.tsc.khz())?;
+    let arguments = arguments::command_line(spec, &descriptors, &kernel_arguments)?;
+    let mut inherited = vec![kernel.as_fd(), sockets.console.as_fd(), sockets.qmp.as_fd()];
+    inherited.extend(disks.iter().map(File::as_fd));
+    inherited.extend(listeners.iter().map(UnixListener::as_fd));
+    process::spawn(&plan.program, &arguments, &inherited).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => {
+            BootError::ProgramMissing { program: plan.program.display().to_string() }
+        }
+        _ => BootError::Host { operation: "start QEMU", source },
+    })
+}
+
+/// A handle on the child, which is ended if none can be had or no record of it be written.
+fn record(child: &mut Child, directory: &Path) -> io::Result<OwnedFd> {
+    let pid = Pid::from_child(child);
+    let recorded = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+        .map_err(io::Error::from)
+        .and_then(|process| leftover::write_record(directory, pid).map(|()| process));
+    if recorded.is_err() {
+        // Fails only if it has ended.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    recorded
+}
+
+fn open_kernel(path: &Path) -> Result<File, BootError> {
+    let unreadable = |source| BootError::File { what: "kernel", path: path.to_owned(), source };
+    // Asked first: opening a FIFO would block.
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(BootError::Kernel {
+            path: path.to_owned(),
+            reason: "it is not a regular file",
+        });
+    }
+    let file = File::open(path).map_err(unreadable)?;
+    kernel::check(&file).map_err(|fault| match fault {
+        KernelFault::Read(source) => unreadable(source),
+        KernelFault::Unfit(reason) => BootError::Kernel { path: path.to_owned(), reason },
+    })?;
+    Ok(file)
+}
+
+fn open_disks(spec: &MachineSpec) -> Result<Vec<File>, BootError> {
+    let open = |disk: &costrel_vmm::Disk| {
+        let open = || {
+            if !fs::metadata(&disk.path)?.is_file() {
+                return Err(io::Error::other("it is not a regular file"));
+            }
+            let write = disk.access == DiskAccess::ReadWrite;
+            OpenOptions::new().read(true).write(write).open(&disk.path)
+        };
+        open().map_err(|source| BootError::File {
+            what: "disk image",
+            path: disk.path.clone(),
+            source,
+        })
+    };
+    spec.disks.iter().map(open).collect()
+}
