@@ -66,10 +66,14 @@ pub struct Lease {
 }
 
 /// An entry while it is written: an empty file, open for reading and writing.
+///
+/// Where the file system can do it, the file has no name until it is complete, so that not even
+/// a killed process leaves anything behind.
 #[derive(Debug)]
 pub struct Draft {
     file: File,
     path: PathBuf,
+    nameless: bool,
 }
 
 /// What [`Store::remove`] did.
@@ -240,20 +244,12 @@ impl Store {
         name: &EntryName,
         write: impl FnOnce(&mut Draft) -> Result<(), E>,
     ) -> Result<(), CreateError<E>> {
-        let path = self.draft_path(name);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(at("create", &path))?;
-        let mut draft = Draft { file, path };
+        let mut draft =
+            Draft::begin(self.draft_path(name)).map_err(at("create", &self.draft_path(name)))?;
         let result = write(&mut draft).map_err(CreateError::Writer).and_then(|()| {
             draft.file.sync_all().map_err(at("sync", &draft.path))?;
             let entry = self.path(name);
-            fs::rename(&draft.path, &entry).map_err(at("rename to", &entry))?;
+            draft.publish(&entry).map_err(at("write", &entry))?;
             Ok(self.sync_directory()?)
         });
         if result.is_err() {
@@ -377,16 +373,60 @@ impl Lease {
 }
 
 impl Draft {
+    fn begin(path: PathBuf) -> io::Result<Self> {
+        if let Some(directory) = path.parent()
+            && let Ok(file) = nameless_file(directory)
+        {
+            // What a killed process left may stand in the way of this one's name.
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => return Ok(Self { file, path, nameless: true }),
+            }
+        }
+        let mut options = OpenOptions::new();
+        let file =
+            options.read(true).write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        Ok(Self { file, path, nameless: false })
+    }
+
+    /// Gives the complete file its name, in place of what has it now.
+    fn publish(&self, entry: &Path) -> io::Result<()> {
+        if self.nameless {
+            // A link cannot replace anything, a rename can.
+            link_descriptor(&self.file, &self.path)?;
+        }
+        fs::rename(&self.path, entry)
+    }
+
     /// The file to write.
     pub fn file(&mut self) -> &mut File {
         &mut self.file
     }
+}
 
-    /// Its temporary path.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
+#[cfg(target_os = "linux")]
+fn nameless_file(directory: &Path) -> io::Result<File> {
+    use rustix::fs::{Mode, OFlags, open};
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    Ok(open(directory, flags, Mode::RUSR | Mode::WUSR)?.into())
+}
+
+#[cfg(target_os = "linux")]
+fn link_descriptor(file: &File, path: &Path) -> io::Result<()> {
+    use rustix::fs::{AtFlags, CWD, linkat};
+    use std::os::fd::AsRawFd as _;
+    let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(linkat(CWD, descriptor, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn nameless_file(_directory: &Path) -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn link_descriptor(_file: &File, _path: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(test)]
