@@ -1,1 +1,36 @@
 //! Lambda functions: what they are made of, how an instance lives, what it logs.
+//!
+//! A [`FunctionSpec`] is staged into disks ([`Stage::function`]); an [`Instance`] is one sandbox
+//! that runs it: cold start, any number of invocations, re-initialisation where AWS does it.
+//!
+//! ```text
+//!            start                    invoke
+//!   staged ────────► initialised ────────────────► initialised      the runtime lives on
+//!                └──► failed init ──┐     └───────► down             it exited, or timed out
+//!                                   └──invoke──► (suppressed init) ─► as above
+//! ```
+//! What is said on the log, and in which words, is AWS's: [`log`].
+
+pub mod log;
+
+mod environment;
+mod failure;
+mod instance;
+mod invocation;
+mod limits;
+mod package;
+mod runtime;
+mod spec;
+mod stage;
+mod timeline;
+
+pub use environment::{EnvironmentError, is_reserved};
+pub use failure::FunctionError;
+pub use instance::{Instance, InstanceError};
+pub use invocation::{Invocation, Outcome, Reply, Report};
+pub use limits::{EphemeralStorage, FunctionMemory, FunctionTimeout, LimitError};
+pub use package::{Launch, Package, needs_image};
+pub use runtime::{Runtime, UnknownRuntime};
+pub use spec::{Credentials, FunctionSpec};
+pub use stage::{Stage, StageFunctionError, StageReporter, StagedFunction};
+pub use timeline::{Phase, Timeline};

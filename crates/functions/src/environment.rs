@@ -1,0 +1,170 @@
+//! The environment that a function's runtime sees.
+
+use std::collections::BTreeMap;
+
+use costrel_agent_client::wire::EnvironmentVariable;
+use uuid::Uuid;
+
+use crate::{FunctionSpec, Launch};
+
+/// Variables that only Lambda itself may set.
+const RESERVED: [&str; 18] = [
+    "AWS_ACCESS_KEY",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_DEFAULT_REGION",
+    "AWS_EXECUTION_ENV",
+    "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
+    "AWS_LAMBDA_FUNCTION_NAME",
+    "AWS_LAMBDA_FUNCTION_VERSION",
+    "AWS_LAMBDA_INITIALIZATION_TYPE",
+    "AWS_LAMBDA_LOG_GROUP_NAME",
+    "AWS_LAMBDA_LOG_STREAM_NAME",
+    "AWS_LAMBDA_RUNTIME_API",
+    "AWS_REGION",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "LAMBDA_RUNTIME_DIR",
+    "LAMBDA_TASK_ROOT",
+    "_HANDLER",
+    "_X_AMZN_TRACE_ID",
+];
+
+/// A variable that a function's owner cannot set.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum EnvironmentError {
+    /// Lambda sets it.
+    #[error("the environment variable {0} is reserved: only Lambda itself sets it")]
+    Reserved(String),
+    /// It is no variable at all.
+    #[error("{0:?} cannot name an environment variable")]
+    Name(String),
+}
+
+/// Whether only Lambda itself may set this variable.
+#[must_use]
+pub fn is_reserved(name: &str) -> bool {
+    RESERVED.contains(&name)
+}
+
+/// Where later rules win: Lambda's defaults, the image's own, the owner's, what Lambda insists on.
+pub(crate) fn build(
+    spec: &FunctionSpec,
+    handler: Option<&str>,
+    image: &[(String, String)],
+    log_stream: &str,
+) -> Result<Vec<EnvironmentVariable>, EnvironmentError> {
+    for (name, _) in &spec.environment {
+        if is_reserved(name) {
+            return Err(EnvironmentError::Reserved(name.clone()));
+        }
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(EnvironmentError::Name(name.clone()));
+        }
+    }
+    let mut variables: BTreeMap<&str, String> = BTreeMap::new();
+    let mut set = |name, value: &str| variables.insert(name, value.to_owned());
+    set("LANG", "en_US.UTF-8");
+    set("TZ", ":UTC");
+    set("PATH", "/var/lang/bin:/usr/local/bin:/usr/bin/:/bin:/opt/bin");
+    set(
+        "LD_LIBRARY_PATH",
+        "/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib",
+    );
+    for (name, value) in image.iter().chain(&spec.environment) {
+        set(name, value);
+    }
+    set("LAMBDA_TASK_ROOT", "/var/task");
+    set("LAMBDA_RUNTIME_DIR", "/var/runtime");
+    set("AWS_REGION", &spec.region);
+    set("AWS_DEFAULT_REGION", &spec.region);
+    set("AWS_LAMBDA_FUNCTION_NAME", &spec.name);
+    set("AWS_LAMBDA_FUNCTION_VERSION", &spec.version);
+    set("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &spec.memory.as_megabytes().to_string());
+    set("AWS_LAMBDA_LOG_GROUP_NAME", &format!("/aws/lambda/{}", spec.name));
+    set("AWS_LAMBDA_LOG_STREAM_NAME", log_stream);
+    set("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand");
+    set("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001");
+    if let Some(handler) = handler {
+        set("_HANDLER", handler);
+    }
+    if let Launch::Bootstrap(runtime) = spec.package.launch
+        && !runtime.is_provided()
+    {
+        set("AWS_EXECUTION_ENV", &format!("AWS_Lambda_{runtime}"));
+    }
+    if let Some(credentials) = &spec.credentials {
+        set("AWS_ACCESS_KEY_ID", &credentials.access_key_id);
+        set("AWS_SECRET_ACCESS_KEY", &credentials.secret_access_key);
+        if let Some(token) = &credentials.session_token {
+            set("AWS_SESSION_TOKEN", token);
+        }
+    }
+    let variable =
+        |(name, value): (&str, String)| EnvironmentVariable { name: name.to_owned(), value };
+    Ok(variables.into_iter().map(variable).collect())
+}
+
+/// A log stream's name: `YYYY/MM/DD/[version]` and 32 hex digits.
+pub(crate) fn log_stream(version: &str, now: jiff::Timestamp) -> String {
+    let date = now.to_zoned(jiff::tz::TimeZone::UTC).strftime("%Y/%m/%d").to_string();
+    format!("{date}/[{version}]{}", Uuid::new_v4().simple())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{EphemeralStorage, FunctionMemory, FunctionTimeout, Package};
+
+    fn spec(environment: &[(&str, &str)]) -> FunctionSpec {
+        FunctionSpec {
+            name: "f".into(),
+            version: "$LATEST".into(),
+            invoked_arn: "arn".into(),
+            region: "eu-west-1".into(),
+            package: Package {
+                image: None,
+                code: None,
+                launch: Launch::Bootstrap("python3.12".parse().unwrap()),
+            },
+            handler: None,
+            layers: vec![],
+            environment: environment
+                .iter()
+                .map(|(name, value)| ((*name).into(), (*value).into()))
+                .collect(),
+            credentials: None,
+            memory: FunctionMemory::megabytes(128).unwrap(),
+            timeout: FunctionTimeout::seconds(3).unwrap(),
+            ephemeral_storage: EphemeralStorage::megabytes(512).unwrap(),
+        }
+    }
+
+    #[test]
+    fn the_owner_wins_over_the_image_and_lambda_over_both() {
+        let image = [("TZ", "UTC"), ("A", "image"), ("AWS_REGION", "mars")]
+            .map(|(n, v)| (n.into(), v.into()));
+        let built = build(&spec(&[("A", "owner")]), Some("app.handler"), &image, "stream").unwrap();
+        let value = |name: &str| built.iter().find(|v| v.name == name).map(|v| v.value.as_str());
+        assert_eq!(value("TZ"), Some("UTC"));
+        assert_eq!(value("A"), Some("owner"));
+        assert_eq!(value("AWS_REGION"), Some("eu-west-1"));
+        assert_eq!(value("_HANDLER"), Some("app.handler"));
+        assert_eq!(value("AWS_EXECUTION_ENV"), Some("AWS_Lambda_python3.12"));
+        assert_eq!(value("AWS_ACCESS_KEY_ID"), None);
+    }
+
+    #[test]
+    fn reserved_names_are_refused() {
+        let refused = |name: &str| build(&spec(&[(name, "x")]), None, &[], "").unwrap_err();
+        assert_eq!(refused("AWS_REGION"), EnvironmentError::Reserved("AWS_REGION".into()));
+        assert_eq!(refused("a=b"), EnvironmentError::Name("a=b".into()));
+        assert!(RESERVED.is_sorted());
+    }
+
+    #[test]
+    fn log_streams_are_named_by_day_and_version() {
+        let name = log_stream("7", jiff::Timestamp::from_second(1_000_000_000).unwrap());
+        assert!(name.starts_with("2001/09/09/[7]"), "{name}");
+        assert_eq!(name.len(), "2001/09/09/[7]".len() + 32);
+    }
+}

@@ -1,0 +1,446 @@
+//! One sandbox that runs a function.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::{Bytes, BytesMut};
+use costrel_agent_client::{
+    AgentError, FunctionSession,
+    wire::{
+        Account, Exited, OutputStream, ProcessSpec, ResponseMode, RootAccess, StartRuntime,
+        guest_message::Message,
+    },
+};
+use costrel_sandbox::{Host, Sandbox, SandboxSpec, StartError};
+use costrel_vmm::{Exit, Memory, SpecError, VcpuCount};
+
+use crate::{
+    FunctionError, FunctionMemory, Invocation, Launch, Outcome, Reply, Report, StagedFunction,
+    Timeline,
+    failure::{exit_reason, timeout_reason},
+    log::{self, FailureStatus, InitPhase, LogSink},
+};
+
+/// How long a runtime's first initialisation may take, as on AWS.
+const INIT_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a runtime that was killed may take to be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// The largest buffered response, in bytes. The agent enforces it; nobody trusts the agent.
+const BUFFERED_LIMIT: usize = 6_291_556;
+
+/// The largest streamed response, in bytes.
+const STREAMED_LIMIT: usize = 200 << 20;
+
+/// What kernel and agent take of a machine's memory, in MiB: it comes on top of the function's.
+const SYSTEM_MEMORY: u32 = 64;
+
+/// The memory, in MB, with which a function gets one vCPU's worth of CPU on AWS.
+const MEMORY_PER_VCPU: u32 = 1769;
+
+/// A failure of the machine or the agent: not the function's, and not to be told to its caller
+/// as such. The instance is of no use any more.
+#[derive(Debug, thiserror::Error)]
+pub enum InstanceError {
+    /// The sandbox did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The machine cannot be as the function wants it.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The machine ended.
+    #[error("the function's virtual machine ended: {0}")]
+    Ended(Exit),
+    /// The agent failed while the machine ran on.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// The runtime could not be killed.
+    #[error("the function's runtime did not end within {} s of being killed", KILL_LIMIT.as_secs())]
+    Unkillable,
+}
+
+/// A running instance of a function. Dropping it ends its machine.
+pub struct Instance {
+    function: Arc<StagedFunction>,
+    log: Arc<dyn LogSink>,
+    sandbox: Sandbox,
+    session: FunctionSession,
+    runtime: RuntimeStatus,
+    peak_memory: u64,
+}
+
+impl std::fmt::Debug for Instance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Instance")
+            .field("sandbox", &self.sandbox)
+            .field("runtime", &self.runtime)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum RuntimeStatus {
+    /// It waits for an invocation. Its initialisation took so long, if no REPORT has said so yet.
+    Ready { unreported: Option<Duration> },
+    /// It must be started first.
+    Down,
+}
+
+/// Why an initialisation failed.
+#[derive(Debug)]
+enum InitFailure {
+    /// The runtime reported it.
+    Reported {
+        error_type: String,
+        body: Bytes,
+    },
+    Exited(Exited),
+    NoRuntime(String),
+    Timeout,
+}
+
+impl InitFailure {
+    fn status(&self) -> FailureStatus {
+        FailureStatus::Error(match self {
+            Self::Timeout => return FailureStatus::Timeout,
+            Self::Reported { error_type, .. } => error_type.clone(),
+            Self::Exited(exited) if exited.out_of_memory => "Runtime.OutOfMemory".to_owned(),
+            Self::Exited(_) => "Runtime.ExitError".to_owned(),
+            Self::NoRuntime(_) => "Runtime.InvalidEntrypoint".to_owned(),
+        })
+    }
+
+    fn into_error(self, request_id: &str, limit: Duration) -> FunctionError {
+        match self {
+            // The caller gets what the runtime said, word for word.
+            Self::Reported { error_type, body } => FunctionError { error_type, payload: body },
+            Self::Exited(exited) => FunctionError::exited(request_id, &exited),
+            Self::NoRuntime(reason) => FunctionError::no_runtime(request_id, &reason),
+            Self::Timeout => FunctionError::timed_out(request_id, limit),
+        }
+    }
+}
+
+/// What an invocation came to, before REPORT.
+struct Answer {
+    reply: Result<Reply, FunctionError>,
+    failure: Option<FailureStatus>,
+}
+
+impl Instance {
+    /// Boots a sandbox and initialises the runtime. That the initialisation fails is no error
+    /// here: it is repeated with the first invocation, as on AWS.
+    ///
+    /// # Errors
+    /// [`InstanceError`].
+    pub async fn start(
+        host: &Host,
+        function: Arc<StagedFunction>,
+        log: Arc<dyn LogSink>,
+        timeline: &mut Timeline,
+    ) -> Result<Self, InstanceError> {
+        let sandbox = Sandbox::start(host, &sandbox_spec(&function)?).await?;
+        let times = sandbox.times();
+        timeline.add("boot", times.booting, times.agent_ready);
+        timeline.add("mount", times.agent_ready, times.prepared);
+        let session = sandbox.agent().attach_function().await?;
+        let mut instance =
+            Self { function, log, sandbox, session, runtime: RuntimeStatus::Down, peak_memory: 0 };
+        if let (Launch::Bootstrap(runtime), Some(version)) =
+            (instance.function.spec.package.launch, &instance.function.runtime_version)
+        {
+            let arn =
+                format!("arn:aws:lambda:{}::runtime:{version}", instance.function.spec.region);
+            instance.log.platform(&log::init_start(runtime.name(), &arn));
+        }
+        let began = Instant::now();
+        match instance.initialise(began + INIT_LIMIT).await? {
+            Ok(took) => instance.runtime = RuntimeStatus::Ready { unreported: Some(took) },
+            Err(failure) => {
+                instance.log.platform(&log::init_report(
+                    began.elapsed(),
+                    InitPhase::Init,
+                    &failure.status(),
+                ));
+            }
+        }
+        timeline.end("init", began);
+        Ok(instance)
+    }
+
+    /// The sandbox.
+    #[must_use]
+    pub fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
+    }
+
+    /// Ends the instance. Nothing of it is left when this returns.
+    pub async fn stop(self) {
+        self.sandbox.kill().await;
+    }
+
+    /// Runs one invocation, to the runtime's readiness for the next or to the end of it.
+    ///
+    /// # Errors
+    /// [`InstanceError`]; the function's own failures are in the outcome.
+    pub async fn invoke(
+        &mut self,
+        invocation: &Invocation,
+        timeline: &mut Timeline,
+    ) -> Result<Outcome, InstanceError> {
+        let id = &invocation.request_id;
+        let spec = &self.function.spec;
+        let limit = spec.timeout.as_duration();
+        self.log.platform(&log::start(id, &spec.version));
+        let began = Instant::now();
+        let deadline = (began + limit, SystemTime::now() + limit);
+        let mut init_duration = None;
+        let answer = match self.runtime {
+            RuntimeStatus::Ready { unreported } => {
+                init_duration = unreported;
+                self.run(invocation, deadline).await?
+            }
+            RuntimeStatus::Down => match self.initialise(deadline.0).await? {
+                Ok(_) => self.run(invocation, deadline).await?,
+                Err(failure) => {
+                    let status = failure.status();
+                    self.log.platform(&log::init_report(
+                        began.elapsed(),
+                        InitPhase::Invoke,
+                        &status,
+                    ));
+                    Answer { reply: Err(failure.into_error(id, limit)), failure: Some(status) }
+                }
+            },
+        };
+        if answer.failure == Some(FailureStatus::Timeout) {
+            self.log.platform(&log::timed_out(jiff::Timestamp::now(), id, &timeout_reason(limit)));
+        }
+        let spec = &self.function.spec;
+        let report = Report {
+            // What is above the limit is this side's own doing.
+            duration: began.elapsed().min(limit),
+            init_duration,
+            memory_size_mb: spec.memory.as_megabytes(),
+            max_memory_used_mb: megabytes(self.peak_memory, spec.memory),
+            failure: answer.failure,
+        };
+        timeline.end("invoke", began);
+        self.log.platform(&log::end(id));
+        self.log.platform(&log::report(id, &report));
+        Ok(Outcome { reply: answer.reply, report })
+    }
+
+    /// Starts the runtime and waits for its first `next`. When it fails, nothing of it runs on.
+    async fn initialise(
+        &mut self,
+        deadline: Instant,
+    ) -> Result<Result<Duration, InitFailure>, InstanceError> {
+        let began = Instant::now();
+        let function = &self.function;
+        let process = ProcessSpec {
+            arguments: function.arguments.clone(),
+            environment: function.environment.clone(),
+            working_directory: function.working_directory.clone(),
+            user: format!("{SANDBOX_UID}:{SANDBOX_GID}"),
+        };
+        let start = StartRuntime {
+            process: Some(process),
+            bootstrap_candidates: function.bootstraps.clone(),
+        };
+        self.session.start_runtime(start).await?;
+        let failure = loop {
+            match self.event_until(deadline).await? {
+                Some(Message::InitDone(_)) => return Ok(Ok(began.elapsed())),
+                Some(Message::InitError(report)) => {
+                    self.kill_runtime().await?;
+                    break InitFailure::Reported {
+                        error_type: report.error_type,
+                        body: report.body,
+                    };
+                }
+                Some(Message::RuntimeExited(exited)) => {
+                    self.peak_memory = self.peak_memory.max(exited.peak_memory_bytes);
+                    break InitFailure::Exited(exited.exited.unwrap_or_default());
+                }
+                Some(Message::RuntimeStartFailure(failure)) => {
+                    break InitFailure::NoRuntime(failure.message);
+                }
+                // Nothing else belongs here.
+                Some(_) => {}
+                None => {
+                    self.kill_runtime().await?;
+                    break InitFailure::Timeout;
+                }
+            }
+        };
+        Ok(Err(failure))
+    }
+
+    /// Hands the invocation to a runtime that is ready. The first word on its outcome counts.
+    async fn run(
+        &mut self,
+        invocation: &Invocation,
+        (deadline, wall_deadline): (Instant, SystemTime),
+    ) -> Result<Answer, InstanceError> {
+        let id = &invocation.request_id;
+        self.runtime = RuntimeStatus::Down;
+        self.session.invoke(invocation.to_wire(&self.function.spec, wall_deadline)).await?;
+        let mut response = ResponseBuffer::default();
+        let mut reply = None;
+        loop {
+            match self.event_until(deadline).await? {
+                Some(Message::ResponseStart(start)) => {
+                    response = ResponseBuffer {
+                        limit: if start.mode() == ResponseMode::Streaming {
+                            STREAMED_LIMIT
+                        } else {
+                            BUFFERED_LIMIT
+                        },
+                        content_type: start.content_type,
+                        payload: BytesMut::new(),
+                    };
+                }
+                Some(Message::ResponseChunk(chunk)) => {
+                    if response.payload.len() + chunk.len() > response.limit {
+                        reply.get_or_insert(Err(FunctionError::response_too_large(response.limit)));
+                    } else {
+                        response.payload.extend_from_slice(&chunk);
+                    }
+                }
+                Some(Message::ResponseEnd(end)) => {
+                    let response = std::mem::take(&mut response);
+                    let payload = response.payload.freeze();
+                    reply.get_or_insert(if end.error_type.is_empty() {
+                        Ok(Reply { content_type: response.content_type, payload })
+                    } else {
+                        Err(FunctionError { error_type: end.error_type, payload: end.error_body })
+                    });
+                }
+                Some(Message::InvokeError(report)) if report.request_id == *id => {
+                    let error =
+                        FunctionError { error_type: report.error_type, payload: report.body };
+                    reply.get_or_insert(Err(error));
+                }
+                Some(Message::InvokeDone(done)) => {
+                    self.peak_memory = self.peak_memory.max(done.peak_memory_bytes);
+                    self.runtime = RuntimeStatus::Ready { unreported: None };
+                    let reply = reply.unwrap_or_else(|| {
+                        Err(FunctionError::no_runtime(
+                            id,
+                            "Runtime asked for the next invocation without an answer",
+                        ))
+                    });
+                    return Ok(Answer { reply, failure: None });
+                }
+                Some(Message::RuntimeExited(exited)) => {
+                    self.peak_memory = self.peak_memory.max(exited.peak_memory_bytes);
+                    return Ok(self.exited_during(id, reply, &exited.exited.unwrap_or_default()));
+                }
+                Some(_) => {}
+                None => {
+                    self.kill_runtime().await?;
+                    // A response that is complete stays one, even if the runtime never came back.
+                    let limit = self.function.spec.timeout.as_duration();
+                    let reply = reply.unwrap_or_else(|| Err(FunctionError::timed_out(id, limit)));
+                    return Ok(Answer { reply, failure: Some(FailureStatus::Timeout) });
+                }
+            }
+        }
+    }
+
+    /// The runtime has ended in an invocation. Its next one starts it anew.
+    fn exited_during(
+        &self,
+        id: &str,
+        reply: Option<Result<Reply, FunctionError>>,
+        exited: &Exited,
+    ) -> Answer {
+        self.log.platform(&log::exited(id, &exit_reason(exited)));
+        let error = FunctionError::exited(id, exited);
+        let failure = Some(FailureStatus::Error(error.error_type.clone()));
+        Answer { reply: reply.unwrap_or(Err(error)), failure }
+    }
+
+    async fn kill_runtime(&mut self) -> Result<(), InstanceError> {
+        self.session.kill_runtime().await?;
+        let deadline = Instant::now() + KILL_LIMIT;
+        loop {
+            match self.event_until(deadline).await? {
+                Some(Message::RuntimeExited(exited)) => {
+                    self.peak_memory = self.peak_memory.max(exited.peak_memory_bytes);
+                    return Ok(());
+                }
+                Some(_) => {}
+                None => return Err(InstanceError::Unkillable),
+            }
+        }
+    }
+
+    /// The next event but output, which goes to the log; nothing when the time is up.
+    async fn event_until(&mut self, deadline: Instant) -> Result<Option<Message>, InstanceError> {
+        loop {
+            let event = match tokio::time::timeout_at(deadline.into(), self.session.event()).await {
+                Err(_) => return Ok(None),
+                Ok(Ok(event)) => event,
+                Ok(Err(error)) => return Err(self.broken(error).await),
+            };
+            if let Message::Output(output) = event {
+                let stream = OutputStream::try_from(output.stream).unwrap_or(OutputStream::Stderr);
+                self.log.function(stream, &output.data);
+                // A function that prints without a pause must not keep time from passing.
+                if Instant::now() >= deadline {
+                    return Ok(None);
+                }
+            } else {
+                return Ok(Some(event));
+            }
+        }
+    }
+
+    /// A broken stream is what a machine's end looks like from here. That end tells more.
+    async fn broken(&self, error: AgentError) -> InstanceError {
+        match tokio::time::timeout(Duration::from_secs(2), self.sandbox.machine().wait()).await {
+            Ok(exit) => InstanceError::Ended(exit),
+            Err(_) => error.into(),
+        }
+    }
+}
+
+#[derive(Default)]
+struct ResponseBuffer {
+    limit: usize,
+    content_type: String,
+    payload: BytesMut,
+}
+
+/// The user and group that AWS runs functions as.
+const SANDBOX_UID: u32 = 993;
+const SANDBOX_GID: u32 = 990;
+
+fn sandbox_spec(function: &StagedFunction) -> Result<SandboxSpec, SpecError> {
+    let memory = function.spec.memory;
+    let vcpus = memory.as_megabytes().div_ceil(MEMORY_PER_VCPU).clamp(1, 6);
+    let available = std::thread::available_parallelism()
+        .map_or(1, |count| u32::try_from(count.get()).unwrap_or(1));
+    Ok(SandboxSpec {
+        memory: Memory::mib(u64::from(memory.as_megabytes() + SYSTEM_MEMORY))?,
+        vcpus: VcpuCount::new(vcpus.min(available))?,
+        workload_memory_limit: Some(memory.as_bytes()),
+        root_disks: function.disks.clone(),
+        root_access: RootAccess::ReadOnly,
+        scratch_size: function.spec.ephemeral_storage.as_bytes(),
+        accounts: vec![Account {
+            name: "sbx_user1051".to_owned(),
+            uid: SANDBOX_UID,
+            gid: SANDBOX_GID,
+        }],
+    })
+}
+
+fn megabytes(bytes: u64, most: FunctionMemory) -> u32 {
+    u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX).min(most.as_megabytes())
+}

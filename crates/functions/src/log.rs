@@ -1,0 +1,154 @@
+//! What is said on a function's log, in AWS's words.
+
+use std::time::Duration;
+
+use costrel_agent_client::wire::OutputStream;
+
+use crate::invocation::Report;
+
+/// Takes a function's log, in order.
+pub trait LogSink: Send + Sync {
+    /// A line of the platform's own, without its line end.
+    fn platform(&self, line: &str);
+
+    /// A piece of what the function printed, as it came.
+    fn function(&self, stream: OutputStream, data: &[u8]);
+}
+
+/// In which phase an initialisation ran that has failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum InitPhase {
+    /// Before the invocation.
+    Init,
+    /// Again, during it.
+    Invoke,
+}
+
+/// How something failed, as REPORT lines end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FailureStatus {
+    /// The time was up.
+    Timeout,
+    /// An error of this type; empty if it has none.
+    Error(String),
+}
+
+impl FailureStatus {
+    fn text(&self) -> String {
+        match self {
+            Self::Timeout => "Status: timeout".to_owned(),
+            Self::Error(error_type) if error_type.is_empty() => "Status: error".to_owned(),
+            Self::Error(error_type) => format!("Status: error\tError Type: {error_type}"),
+        }
+    }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+pub(crate) fn init_start(runtime: &str, arn: &str) -> String {
+    format!("INIT_START Runtime Version: {runtime}\tRuntime Version ARN: {arn}")
+}
+
+pub(crate) fn init_report(duration: Duration, phase: InitPhase, status: &FailureStatus) -> String {
+    let phase = match phase {
+        InitPhase::Init => "init",
+        InitPhase::Invoke => "invoke",
+    };
+    format!(
+        "INIT_REPORT Init Duration: {:.2} ms\tPhase: {phase}\t{}",
+        milliseconds(duration),
+        status.text()
+    )
+}
+
+pub(crate) fn start(request_id: &str, version: &str) -> String {
+    format!("START RequestId: {request_id} Version: {version}")
+}
+
+pub(crate) fn end(request_id: &str) -> String {
+    format!("END RequestId: {request_id}")
+}
+
+/// What AWS's CloudWatch log has of a task whose time was up.
+pub(crate) fn timed_out(now: jiff::Timestamp, request_id: &str, reason: &str) -> String {
+    format!("{} {request_id} {reason}\n", now.strftime("%Y-%m-%dT%H:%M:%S.%3fZ"))
+}
+
+/// What it has of a runtime that ended.
+pub(crate) fn exited(request_id: &str, reason: &str) -> String {
+    format!("RequestId: {request_id} Error: {reason}\nRuntime.ExitError")
+}
+
+pub(crate) fn report(request_id: &str, report: &Report) -> String {
+    let duration = milliseconds(report.duration);
+    let mut line = format!(
+        "REPORT RequestId: {request_id}\tDuration: {duration:.2} ms\tBilled Duration: {} ms\tMemory Size: {} MB\tMax Memory Used: {} MB\t",
+        report.billed_milliseconds(),
+        report.memory_size_mb,
+        report.max_memory_used_mb,
+    );
+    if let Some(init) = report.init_duration {
+        line += &format!("Init Duration: {:.2} ms\t", milliseconds(init));
+    }
+    if let Some(failure) = &report.failure {
+        line += &failure.text();
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn a_report() -> Report {
+        Report {
+            duration: Duration::from_micros(2_106),
+            init_duration: Some(Duration::from_micros(110_230)),
+            memory_size_mb: 128,
+            max_memory_used_mb: 35,
+            failure: None,
+        }
+    }
+
+    #[test]
+    fn reports_as_aws_does() {
+        assert_eq!(
+            report("id", &a_report()),
+            "REPORT RequestId: id\tDuration: 2.11 ms\tBilled Duration: 3 ms\tMemory Size: 128 MB\tMax Memory Used: 35 MB\tInit Duration: 110.23 ms\t"
+        );
+        let failed = Report {
+            init_duration: None,
+            failure: Some(FailureStatus::Error("Runtime.ExitError".into())),
+            ..a_report()
+        };
+        assert!(
+            report("id", &failed)
+                .ends_with("Max Memory Used: 35 MB\tStatus: error\tError Type: Runtime.ExitError")
+        );
+    }
+
+    #[test]
+    fn init_reports_as_aws_does() {
+        assert_eq!(
+            init_report(Duration::from_micros(9_999_790), InitPhase::Init, &FailureStatus::Timeout),
+            "INIT_REPORT Init Duration: 9999.79 ms\tPhase: init\tStatus: timeout"
+        );
+        assert_eq!(
+            init_report(
+                Duration::from_millis(1),
+                InitPhase::Invoke,
+                &FailureStatus::Error("X".into())
+            ),
+            "INIT_REPORT Init Duration: 1.00 ms\tPhase: invoke\tStatus: error\tError Type: X"
+        );
+    }
+
+    #[test]
+    fn a_timeout_has_a_time() {
+        let line =
+            timed_out(jiff::Timestamp::from_millisecond(1_500).unwrap(), "id", "Task timed out");
+        assert_eq!(line, "1970-01-01T00:00:01.500Z id Task timed out\n");
+    }
+}

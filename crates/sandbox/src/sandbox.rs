@@ -1,0 +1,269 @@
+//! A sandbox from its start to its end.
+
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use costrel_agent_client::{
+    AGENT_PORT, AgentClient, AgentError,
+    wire::{Account, DescribeResponse, PrepareRequest, RootAccess},
+};
+use costrel_rootfs::{StageError, StagedDisk, create_scratch};
+use costrel_vmm::{
+    Backend, BootError, Console, DialError, Disk, DiskAccess, DiskName, Exit, GuestPort,
+    KernelImage, Machine, MachineSpec, Memory, SpecError, VcpuCount,
+};
+use uuid::Uuid;
+
+use crate::directory::{DirectoryError, SandboxDirectory};
+
+/// What all sandboxes of this host are made with.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// What runs the machines.
+    pub backend: Arc<dyn Backend>,
+    /// The guest kernel.
+    pub kernel: KernelImage,
+    /// The init block, with the agent.
+    pub init_block: Arc<StagedDisk>,
+    /// Where the sandboxes' directories are made.
+    pub sandboxes: PathBuf,
+    /// How long an agent may take from the machine's start to its first word.
+    pub boot_limit: Duration,
+}
+
+/// One sandbox to start.
+#[derive(Clone, Debug)]
+pub struct SandboxSpec {
+    /// The machine's memory.
+    pub memory: Memory,
+    /// The machine's virtual CPUs.
+    pub vcpus: VcpuCount,
+    /// The most memory that the workload may use, in bytes; all there is if none is given.
+    pub workload_memory_limit: Option<u64>,
+    /// The disks that make up the root, the lowest first: at most 8.
+    pub root_disks: Vec<Arc<StagedDisk>>,
+    /// Whether the workload may write outside /tmp.
+    pub root_access: RootAccess,
+    /// The size of the scratch disk, which holds /tmp, in bytes.
+    pub scratch_size: u64,
+    /// Accounts to add to the root's own.
+    pub accounts: Vec<Account>,
+}
+
+/// Why a sandbox did not start. Nothing is left of it.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its directory could not be made.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// Its scratch disk could not be made.
+    #[error("cannot make the scratch disk")]
+    Scratch(#[source] StageError),
+    /// Too many disks, or the like.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The machine did not start.
+    #[error("cannot start the virtual machine")]
+    Boot(#[from] BootError),
+    /// The agent's port could not be opened.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The machine ended before its agent answered.
+    #[error("the virtual machine ended before its agent answered: {exit}{}", ConsoleTail(console))]
+    Ended {
+        /// How it ended.
+        exit: Exit,
+        /// What its console said last.
+        console: String,
+    },
+    /// The agent said nothing for as long as it may.
+    #[error("the agent in the virtual machine did not answer within {} s{}", limit.as_secs_f32(), ConsoleTail(console))]
+    Silent {
+        /// How long that was.
+        limit: Duration,
+        /// What the machine's console said last.
+        console: String,
+    },
+    /// The agent failed.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+}
+
+struct ConsoleTail<'a>(&'a str);
+
+impl fmt::Display for ConsoleTail<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tail = self.0.trim_end();
+        if tail.is_empty() {
+            return f.write_str("; its console said nothing");
+        }
+        f.write_str("; its console said last:")?;
+        tail.lines().try_for_each(|line| write!(f, "\n    {line}"))
+    }
+}
+
+/// Where the time of a start went.
+#[derive(Clone, Copy, Debug)]
+pub struct BootTimes {
+    /// When the start began.
+    pub began: Instant,
+    /// When the monitor was about to run the guest.
+    pub booting: Instant,
+    /// When the agent had answered.
+    pub agent_ready: Instant,
+    /// When the root was made.
+    pub prepared: Instant,
+}
+
+/// A running sandbox. Dropping it kills its machine and removes its directory.
+#[derive(Debug)]
+pub struct Sandbox {
+    // In this order: the machine goes before its directory does.
+    agent: AgentClient,
+    machine: Box<dyn Machine>,
+    _directory: SandboxDirectory,
+    _disks: Vec<Arc<StagedDisk>>,
+    times: BootTimes,
+    guest: DescribeResponse,
+}
+
+impl Sandbox {
+    /// Boots a machine and has its agent make the root.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(host: &Host, spec: &SandboxSpec) -> Result<Self, StartError> {
+        let began = Instant::now();
+        let directory = SandboxDirectory::create(&host.sandboxes, &Uuid::new_v4())?;
+        let scratch = directory.path().join("scratch.ext4");
+        // An empty sparse file: a few writes, no reason to leave the executor.
+        create_scratch(&scratch, spec.scratch_size).map_err(StartError::Scratch)?;
+        let machine_spec = machine_spec(host, spec, &directory, scratch)?;
+        let booting = Instant::now();
+        let machine = host.backend.boot(&machine_spec).await?;
+        let agent = AgentClient::connect(machine.dial(GuestPort(AGENT_PORT)).await?).await?;
+        let guest = first_word(host, &agent, &*machine).await?;
+        let agent_ready = Instant::now();
+        let preparing = agent.prepare(prepare_request(spec));
+        let prepared = tokio::select! {
+            prepared = preparing => prepared.map(|()| Instant::now())?,
+            exit = machine.wait() => return Err(StartError::Ended { exit, console: machine.console_tail() }),
+        };
+        let times = BootTimes { began, booting, agent_ready, prepared };
+        let disks = spec.root_disks.iter().chain([&host.init_block]).cloned().collect();
+        Ok(Self { agent, machine, _directory: directory, _disks: disks, times, guest })
+    }
+
+    /// The agent.
+    #[must_use]
+    pub fn agent(&self) -> &AgentClient {
+        &self.agent
+    }
+
+    /// The machine.
+    #[must_use]
+    pub fn machine(&self) -> &dyn Machine {
+        &*self.machine
+    }
+
+    /// Where the time of its start went.
+    #[must_use]
+    pub fn times(&self) -> BootTimes {
+        self.times
+    }
+
+    /// What the agent said of itself and the guest at the start.
+    #[must_use]
+    pub fn guest(&self) -> &DescribeResponse {
+        &self.guest
+    }
+
+    /// Ends the machine at once. Nothing of the sandbox is left when this returns.
+    pub async fn kill(self) -> Exit {
+        self.machine.kill().await
+    }
+}
+
+/// The machine's end and the passing of time are the two things that can come before an answer.
+async fn first_word(
+    host: &Host,
+    agent: &AgentClient,
+    machine: &dyn Machine,
+) -> Result<DescribeResponse, StartError> {
+    tokio::select! {
+        biased;
+        description = agent.describe() => match description {
+            Ok(description) => Ok(description),
+            // A broken stream is what a dying machine looks like from here. Its end tells more.
+            Err(error) => match tokio::time::timeout(Duration::from_secs(2), machine.wait()).await {
+                Ok(exit) => Err(StartError::Ended { exit, console: machine.console_tail() }),
+                Err(_) => Err(error.into()),
+            },
+        },
+        exit = machine.wait() => Err(StartError::Ended { exit, console: machine.console_tail() }),
+        () = tokio::time::sleep(host.boot_limit) => {
+            Err(StartError::Silent { limit: host.boot_limit, console: machine.console_tail() })
+        }
+    }
+}
+
+const CONSOLE_LIMIT: u64 = 256 << 10;
+
+fn machine_spec(
+    host: &Host,
+    spec: &SandboxSpec,
+    directory: &SandboxDirectory,
+    scratch: PathBuf,
+) -> Result<MachineSpec, SpecError> {
+    let mut disks = vec![Disk {
+        name: DiskName::new("init")?,
+        path: host.init_block.path().to_owned(),
+        access: DiskAccess::ReadOnly,
+    }];
+    for (index, disk) in spec.root_disks.iter().enumerate() {
+        let name = DiskName::new(root_disk_name(index))?;
+        disks.push(Disk { name, path: disk.path().to_owned(), access: DiskAccess::ReadOnly });
+    }
+    disks.push(Disk {
+        name: DiskName::new(SCRATCH)?,
+        path: scratch,
+        access: DiskAccess::ReadWrite,
+    });
+    Ok(MachineSpec {
+        vcpus: spec.vcpus,
+        memory: spec.memory,
+        kernel: host.kernel.clone(),
+        kernel_arguments: vec!["init=/sbin/vminitd".to_owned()],
+        disks,
+        ports: vec![GuestPort(AGENT_PORT)],
+        console: Console { path: directory.path().join("console.log"), limit: CONSOLE_LIMIT },
+        directory: directory.path().to_owned(),
+    })
+}
+
+const SCRATCH: &str = "scratch";
+
+fn root_disk_name(index: usize) -> String {
+    format!("root{index}")
+}
+
+fn prepare_request(spec: &SandboxSpec) -> PrepareRequest {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let mut entropy = [0; 32];
+    // Always there by the time that a VM can be started; the guest has sources of its own.
+    let _ = rustix::rand::getrandom(&mut entropy, rustix::rand::GetRandomFlags::empty());
+    PrepareRequest {
+        clock_unix_nanos: u64::try_from(now.as_nanos()).unwrap_or(0),
+        entropy: entropy.to_vec().into(),
+        hostname: String::new(),
+        root_disks: (0..spec.root_disks.len()).map(root_disk_name).collect(),
+        scratch_disk: SCRATCH.to_owned(),
+        root_access: spec.root_access.into(),
+        accounts: spec.accounts.clone(),
+        memory_limit_bytes: spec.workload_memory_limit.unwrap_or(0),
+    }
+}
