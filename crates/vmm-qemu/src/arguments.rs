@@ -79,8 +79,6 @@ pub(crate) fn command_line(
     line.add("-kernel", format!("/proc/self/fd/{}", descriptors.kernel));
     line.add("-append", kernel_arguments);
 
-    // The board fills its slots from the last to the first, and Linux probes them from the first
-    // to the last: the disk that is named last becomes `vda`.
     line.add("-device", "virtio-serial-device,id=ports");
     for (&port, &fd) in spec.ports.iter().zip(&descriptors.ports) {
         line.add("-chardev", format!("socket,id=port{port},fd={fd},server=on,wait=off"));
@@ -89,7 +87,8 @@ pub(crate) fn command_line(
     }
     line.add("-object", "rng-builtin,id=entropy");
     line.add("-device", "virtio-rng-device,rng=entropy");
-    for (index, (disk, fd)) in spec.disks.iter().zip(&descriptors.disks).enumerate().rev() {
+    // Linux finds the devices in the order in which they are named here.
+    for (index, (disk, fd)) in spec.disks.iter().zip(&descriptors.disks).enumerate() {
         line.add("-add-fd", format!("fd={fd},set={index}"));
         line.add("-blockdev", blockdev(index, disk.access));
         let serial = disk.name.as_str();
@@ -191,15 +190,15 @@ mod tests {
     }
 
     #[test]
-    fn disks_come_in_reverse_and_only_the_writable_one_is() {
+    fn disks_come_in_order_and_only_the_writable_one_is() {
         let line = line(&spec()).unwrap();
         let blockdevs = values(&line, "-blockdev");
-        assert!(blockdevs[0].contains(r#""filename":"/dev/fdset/1""#), "{}", blockdevs[0]);
-        assert!(blockdevs[0].contains(r#""read-only":false"#), "{}", blockdevs[0]);
-        assert!(blockdevs[1].contains(r#""read-only":true"#), "{}", blockdevs[1]);
+        assert!(blockdevs[1].contains(r#""filename":"/dev/fdset/1""#), "{}", blockdevs[1]);
+        assert!(blockdevs[1].contains(r#""read-only":false"#), "{}", blockdevs[1]);
+        assert!(blockdevs[0].contains(r#""read-only":true"#), "{}", blockdevs[0]);
         let devices = values(&line, "-device");
-        assert!(devices.last().unwrap().ends_with("drive=disk0,serial=init"));
-        assert_eq!(values(&line, "-add-fd"), ["fd=21,set=1", "fd=20,set=0"]);
+        assert!(devices.last().unwrap().ends_with("drive=disk1,serial=scratch"));
+        assert_eq!(values(&line, "-add-fd"), ["fd=20,set=0", "fd=21,set=1"]);
     }
 
     #[test]

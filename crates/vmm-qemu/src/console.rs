@@ -57,7 +57,9 @@ impl ConsoleWatch {
             self.words.panic = Some(message.to_owned());
         }
         match line {
-            "reboot: System halted" | "reboot: Power down" => self.words.halted = true,
+            "reboot: System halted"
+            | "reboot: Power off not available: System halted instead"
+            | "reboot: Power down" => self.words.halted = true,
             "reboot: Restarting system" => self.words.rebooting = true,
             _ => {}
         }
@@ -110,6 +112,7 @@ mod tests {
         assert_eq!(found.panic.unwrap(), "Attempted to kill init! exitcode=0x00000700");
         assert!(words(&["x\n[    1.234567] reboot: System halted"]).halted);
         assert!(words(&["reboot: Power down\r\n"]).halted);
+        assert!(words(&["[ 1.0] reboot: Power off not available: System halted instead\n"]).halted);
         assert!(words(&["[    0.617912] reboot: Restarting system\r\n"]).rebooting);
         let found = words(&["he said: reboot: Power down\n", "[no] reboot: Power down\n"]);
         assert!(!found.halted && found.panic.is_none());

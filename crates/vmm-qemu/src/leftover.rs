@@ -41,7 +41,8 @@ pub fn end_leftover(directory: &Path) -> io::Result<Leftover> {
         Err(rustix::io::Errno::SRCH) => return Ok(Leftover::None),
         Err(error) => return Err(error.into()),
     };
-    if start_time(pid).ok() != Some(started) {
+    // A zombie is only a number that its new parent has not yet given back.
+    if stat(pid).ok() != Some(Stat { zombie: false, started }) {
         return Ok(Leftover::None);
     }
     match rustix::process::pidfd_send_signal(&process, Signal::KILL) {
@@ -58,7 +59,7 @@ pub fn end_leftover(directory: &Path) -> io::Result<Leftover> {
 
 /// Writes the record of a child that was not reaped yet.
 pub(crate) fn write_record(directory: &Path, pid: Pid) -> io::Result<()> {
-    let started = start_time(pid)?;
+    let Stat { started, .. } = stat(pid)?;
     let draft = directory.join("qemu.pid.new");
     fs::write(&draft, format!("{} {started}\n", pid.as_raw_nonzero()))?;
     fs::rename(draft, record_path(directory))
@@ -80,14 +81,25 @@ fn parse_record(record: &str) -> Option<(Pid, u64)> {
     Some((Pid::from_raw(pid)?, started.parse().ok()?))
 }
 
-/// When a process started, in clock ticks since the boot: field 22 of `/proc/PID/stat`.
-fn start_time(pid: Pid) -> io::Result<u64> {
+/// What is asked of `/proc/PID/stat`: fields 3 and 22 of it.
+#[derive(PartialEq, Eq)]
+struct Stat {
+    zombie: bool,
+    /// In clock ticks since the boot.
+    started: u64,
+}
+
+fn stat(pid: Pid) -> io::Result<Stat> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))?;
+    parse_stat(&stat).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn parse_stat(stat: &str) -> Option<Stat> {
     // Field 2, the name, may contain anything, even `)`.
-    stat.rsplit_once(") ")
-        .and_then(|(_, fields)| fields.split(' ').nth(19))
-        .and_then(|field| field.parse().ok())
-        .ok_or_else(|| io::ErrorKind::InvalidData.into())
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ');
+    let state = fields.next()?;
+    Some(Stat { zombie: matches!(state, "Z" | "X"), started: fields.nth(18)?.parse().ok()? })
 }
 
 #[cfg(test)]
@@ -109,6 +121,7 @@ mod tests {
         let (mut child, pid) = sleeper();
         write_record(directory.path(), pid).unwrap();
         assert_eq!(end_leftover(directory.path()).unwrap(), Leftover::Ended);
+        assert_eq!(end_leftover(directory.path()).unwrap(), Leftover::None, "it is a zombie");
         assert!(!child.wait().unwrap().success());
         assert_eq!(end_leftover(directory.path()).unwrap(), Leftover::None);
         remove_record(directory.path());
@@ -119,7 +132,7 @@ mod tests {
     fn spares_a_process_that_got_the_number_later() {
         let directory = tempfile::tempdir().unwrap();
         let (mut child, pid) = sleeper();
-        let earlier = start_time(pid).unwrap() - 1;
+        let earlier = stat(pid).unwrap().started - 1;
         let record = format!("{} {earlier}\n", pid.as_raw_nonzero());
         fs::write(record_path(directory.path()), record).unwrap();
         assert_eq!(end_leftover(directory.path()).unwrap(), Leftover::None);

@@ -15,9 +15,9 @@
 //! The board has no ACPI, hence no power button. Both ways that Linux offers work all the same:
 //! - `reboot(RB_AUTOBOOT)`: the kernel resets the CPU (`reboot=t`), which QEMU, told `-no-reboot`,
 //!   takes for the end: [`Exit::Reboot`](costrel_vmm::Exit::Reboot). This is the straight way.
-//! - `reboot(RB_POWER_OFF)` (or `RB_HALT_SYSTEM`): the kernel finds no way to power off, says
-//!   `reboot: System halted` or `reboot: Power down` on its console and halts; the supervisor sees
-//!   those words and ends QEMU: [`Exit::PowerOff`](costrel_vmm::Exit::PowerOff).
+//! - `reboot(RB_POWER_OFF)` (or `RB_HALT_SYSTEM`): the kernel finds no way to power off, says so
+//!   on its console (`reboot: Power off not available: System halted instead`) and halts; the
+//!   supervisor sees those words and kills QEMU: [`Exit::PowerOff`](costrel_vmm::Exit::PowerOff).
 //!
 //! A panic resets the CPU as well (`panic=-1`), after `Kernel panic - not syncing: …`, which makes
 //! it [`Exit::Panic`](costrel_vmm::Exit::Panic). So does a CPU that faults thrice without a word.

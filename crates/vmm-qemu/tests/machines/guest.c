@@ -34,7 +34,7 @@ static int open_port(const char *wanted) {
     return -1;
 }
 
-static void answer(FILE *port, char *line) {
+static void answer(int port, char *line) {
     if (!strcmp(line, "!reboot")) {
         reboot(RB_AUTOBOOT);
     } else if (!strcmp(line, "!poweroff")) {
@@ -51,7 +51,7 @@ static void answer(FILE *port, char *line) {
         for (int i = 0; i < 64; i++)
             write(console, bytes, sizeof bytes);
         close(console);
-        fprintf(port, "flooded\n");
+        dprintf(port, "flooded\n");
     } else if (!strcmp(line, "!disks")) {
         for (char letter = 'a'; letter < 'z'; letter++) {
             char path[64], serial[64], ro[8];
@@ -60,48 +60,44 @@ static void answer(FILE *port, char *line) {
                 break;
             snprintf(path, sizeof path, "/sys/block/vd%c/ro", letter);
             read_file(path, ro, sizeof ro);
-            fprintf(port, "vd%c=%s:%s ", letter, serial, ro);
+            dprintf(port, "vd%c=%s:%s ", letter, serial, ro);
         }
-        fprintf(port, "\n");
+        dprintf(port, "\n");
     } else if (!strncmp(line, "!write ", 7)) {
         int disk = open(line + 7, O_RDWR);
         int ok = disk >= 0 && write(disk, "written by the guest", 20) == 20 && !fsync(disk);
-        fprintf(port, ok ? "ok\n" : "failed\n");
+        dprintf(port, ok ? "ok\n" : "failed\n");
         close(disk);
     } else if (!strcmp(line, "!cat /proc/cmdline") || !strcmp(line, "!cat /proc/uptime")) {
         char text[4096];
         read_file(line + 5, text, sizeof text);
-        fprintf(port, "%s\n", text);
+        dprintf(port, "%s\n", text);
     } else if (!strcmp(line, "!cpus")) {
-        fprintf(port, "%ld\n", sysconf(_SC_NPROCESSORS_ONLN));
+        dprintf(port, "%ld\n", sysconf(_SC_NPROCESSORS_ONLN));
     } else {
-        fprintf(port, "%s\n", line);
+        dprintf(port, "%s\n", line);
     }
-    fflush(port);
 }
 
 int main(void) {
     mount("devtmpfs", "/dev", "devtmpfs", 0, 0);
     mount("sysfs", "/sys", "sysfs", 0, 0);
     mount("proc", "/proc", "proc", 0, 0);
-    int fd = open_port("costrel.1024");
-    if (fd < 0) {
+    int port = open_port("costrel.1024");
+    if (port < 0) {
         printf("no port\n");
         return 1;
     }
-    FILE *port = fdopen(fd, "r+");
-    setvbuf(port, 0, _IOFBF, 1 << 16);
-    fprintf(port, "ready\n");
-    fflush(port);
+    FILE *lines = fdopen(port, "r");
+    dprintf(port, "ready\n");
     char line[1 << 16];
     for (;;) {
-        if (fgets(line, sizeof line, port)) {
+        if (fgets(line, sizeof line, lines)) {
             line[strcspn(line, "\n")] = 0;
-            fseek(port, 0, SEEK_CUR);
             answer(port, line);
         } else {
             /* The host hung up: HUP stays set until it calls again. */
-            clearerr(port);
+            clearerr(lines);
             usleep(1000);
         }
     }
