@@ -90,7 +90,7 @@ impl Shared {
 pub(crate) struct FunctionService {
     shared: Arc<Shared>,
     // Whoever is attached holds it.
-    inbox: Arc<AsyncMutex<mpsc::Receiver<guest_message::Message>>>,
+    pub(super) inbox: Arc<AsyncMutex<mpsc::Receiver<guest_message::Message>>>,
     serving: Arc<AsyncMutex<bool>>,
     port: u16,
 }
@@ -132,7 +132,7 @@ impl FunctionService {
         Ok(port)
     }
 
-    async fn obey(&self, message: Message) -> Result<(), Status> {
+    pub(super) async fn obey(&self, message: Message) -> Result<(), Status> {
         match message {
             Message::StartRuntime(start) => {
                 self.serve_runtime_api().await?;

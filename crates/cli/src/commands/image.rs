@@ -1,0 +1,35 @@
+//! `costrel image`: the image store.
+
+mod import;
+mod ls;
+mod pull;
+mod rm;
+
+use clap::Subcommand;
+
+use crate::{environment::Environment, failure::Outcome};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Fetch an image from a registry
+    Pull(pull::Arguments),
+    /// Take images from an OCI layout or an archive
+    Import(import::Arguments),
+    /// List the images that are here
+    #[command(visible_alias = "list")]
+    Ls(ls::Arguments),
+    /// Forget images
+    #[command(visible_alias = "remove")]
+    Rm(rm::Arguments),
+}
+
+impl Command {
+    pub(crate) async fn run(self, environment: &Environment) -> Outcome {
+        match self {
+            Self::Pull(arguments) => pull::run(&arguments, environment).await,
+            Self::Import(arguments) => import::run(&arguments, environment).await,
+            Self::Ls(arguments) => ls::run(&arguments, environment),
+            Self::Rm(arguments) => rm::run(&arguments, environment),
+        }
+    }
+}
