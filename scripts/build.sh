@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Builds the command and the agent and puts them where an installation has them.
+#
+#   scripts/build.sh DIRECTORY
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+staged=$1
+target=${CARGO_TARGET_DIR:-target}
+guest=x86_64-unknown-linux-gnu
+mkdir -p "$staged/bin" "$staged/lib/costrel"
+
+cargo build --release --locked --quiet --package costrel-cli
+# The agent carries its C library along: the guest's root is anybody's. Naming the target keeps
+# these flags from what runs during the build.
+CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
+    cargo build --profile guest --locked --quiet --target $guest --package costrel-vminitd
+
+# By rename: a command that runs keeps its file.
+put() {
+    cmp -s "$1" "$2" && return
+    cp "$1" "$2.new" && mv -f "$2.new" "$2"
+}
+put "$target/release/costrel" "$staged/bin/costrel"
+put "$target/$guest/guest/vminitd" "$staged/lib/costrel/vminitd"
