@@ -9,7 +9,7 @@ use std::{
     fs::{self, File, Metadata, OpenOptions},
     io,
     os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
@@ -194,7 +194,7 @@ fn group_of(device: &Metadata) -> Option<String> {
     if device.mode() & GROUP_MAY_READ_AND_WRITE != GROUP_MAY_READ_AND_WRITE {
         return None;
     }
-    let groups = fs::read_to_string(PathBuf::from("/etc/group")).unwrap_or_default();
+    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
     group_name(&groups, device.gid()).or_else(|| Some(device.gid().to_string()))
 }
 
@@ -216,11 +216,14 @@ impl fmt::Display for KvmVerdict {
             }
             Self::Forbidden { group: None } => write!(f, "{DEVICE} is for its owner only"),
             Self::Unopenable { reason } => write!(f, "{DEVICE} cannot be opened: {reason}"),
-            Self::Fails(failure) => {
+            Self::Fails(failure @ KvmFailure { stop: GuestStop::InternalError { .. }, .. }) => {
                 write!(
                     f,
                     "{DEVICE} opens but only emulates, and cannot run a stock kernel: {failure}"
                 )
+            }
+            Self::Fails(failure) => {
+                write!(f, "{DEVICE} opens but cannot run a stock kernel: {failure}")
             }
             Self::Untried { reason } => {
                 write!(f, "{DEVICE} opens but could not be tried: {reason}")
