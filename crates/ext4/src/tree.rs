@@ -134,6 +134,18 @@ impl Tree {
         self.node(node).kind()
     }
 
+    /// The lower twelve bits of a node's mode.
+    #[must_use]
+    pub fn mode(&self, node: NodeId) -> u16 {
+        self.node(node).mode & 0o7777
+    }
+
+    /// When a node's content was last modified.
+    #[must_use]
+    pub fn modified(&self, node: NodeId) -> Timestamp {
+        self.node(node).modified
+    }
+
     /// The target of a symbolic link; nothing for other nodes.
     #[must_use]
     pub fn symlink_target(&self, node: NodeId) -> Option<&[u8]> {
