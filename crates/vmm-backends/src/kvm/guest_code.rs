@@ -65,15 +65,13 @@ global_asm!(
     "int3",
     "cmp r8d, 1",
     "jne 9f",
-    // XCR0 = x87 and SSE.
+    // XCR0 comprises x87 and SSE.
     "mov al, 4",
     "out 0x80, al",
     "test r15d, r15d",
     "jz 1f",
-    "xor ecx, ecx",
     "xor edx, edx",
     "mov eax, 3",
-    "xsetbv",
     "mov rbx, 0x5566778899aabbcc",
     "movq xmm1, rbx",
     "mov edi, 0xb000",

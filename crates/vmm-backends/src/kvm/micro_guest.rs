@@ -6,13 +6,17 @@ use std::{
     fs::File,
     io,
     os::fd::{FromRawFd as _, IntoRawFd as _},
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
     time::Duration,
 };
 
 use kvm_bindings::{
-    KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region,
+    KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region, kvm_xcrs,
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vmm_sys_util::{
@@ -38,27 +42,46 @@ pub(super) fn run(device: File, limit: Duration) -> Result<Trial, String> {
 
 fn run_program(device: File, program: &'static [u8], limit: Duration) -> Result<Trial, String> {
     let (sender, result) = mpsc::channel();
+    let recall = Arc::new(Recall::default());
+    let heard = Arc::clone(&recall);
     let thread = thread::Builder::new()
         .name("costrel-kvm-trial".to_owned())
         .spawn(move || {
-            let _ = sender.send(run_here(device, program).map_err(|error| error.to_string()));
+            // Fails only if nobody waits any longer.
+            let _ = sender.send(run_here(device, program, &heard).map_err(|e| e.to_string()));
         })
         .map_err(|error| error.to_string())?;
     match result.recv_timeout(limit) {
         Ok(trial) => trial,
         Err(RecvTimeoutError::Timeout) => {
-            // Fails only if it has just ended. Where even this does not help, it is left to itself.
-            let _ = thread.kill(SIGRTMIN());
-            let _ = result.recv_timeout(RETURN_LIMIT);
+            recall.recalled.store(true, Ordering::SeqCst);
+            if recall.listening.load(Ordering::SeqCst) {
+                // Fails only if it has just ended. Where even this doesn't help, it is left alone.
+                let _ = thread.kill(SIGRTMIN());
+                let _ = result.recv_timeout(RETURN_LIMIT);
+            }
             Err(format!("the trial guest did not end within {} ms", limit.as_millis()))
         }
         Err(RecvTimeoutError::Disconnected) => Err("the trial panicked".to_owned()),
     }
 }
 
-fn run_here(device: File, program: &[u8]) -> io::Result<Trial> {
+/// Whether the guest's thread is to stop, and whether the signal may be sent: before the thread
+/// listens, it would end the process. Each side sets its flag, then looks at the other's, so at
+/// least one of them notices.
+#[derive(Default)]
+struct Recall {
+    listening: AtomicBool,
+    recalled: AtomicBool,
+}
+
+fn run_here(device: File, program: &[u8], recall: &Recall) -> io::Result<Trial> {
     let mut guest = MicroGuest::new(device, program)?;
     guest.listen_for_the_signal()?;
+    recall.listening.store(true, Ordering::SeqCst);
+    if recall.recalled.load(Ordering::SeqCst) {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
     guest.run()
 }
 
@@ -99,6 +122,9 @@ impl MicroGuest {
         let has_xsave = cpuid.as_slice().iter().any(|e| e.function == 1 && e.ecx & XSAVE != 0);
         vcpu.set_cpuid2(&cpuid)?;
         vcpu.set_sregs(&special_registers(vcpu.get_sregs()?, has_xsave))?;
+        if has_xsave {
+            vcpu.set_xcrs(&x87_and_sse())?;
+        }
         vcpu.set_regs(&kvm_regs {
             rip: layout::CODE as u64,
             rsp: layout::STACK_TOP as u64,
@@ -208,6 +234,13 @@ impl Image {
     }
 }
 
+/// XCR0. Set from here since a hypervisor below may let `xsetbv` pass by its KVM.
+fn x87_and_sse() -> kvm_xcrs {
+    let mut registers = kvm_xcrs { nr_xcrs: 1, ..kvm_xcrs::default() };
+    registers.xcrs[0].value = 0b11;
+    registers
+}
+
 /// The state of a CPU in 64-bit mode; the rest is as after a reset.
 fn special_registers(reset: kvm_sregs, has_xsave: bool) -> kvm_sregs {
     const CR0_PE_MP_ET_NE_WP_PG: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31;
@@ -264,12 +297,16 @@ mod tests {
         // 1: jmp 1b
         let error = run_program(device, &[0xeb, 0xfe], Duration::from_millis(50)).unwrap_err();
         assert!(error.contains("did not end within 50 ms"), "{error}");
-        let threads = std::fs::read_dir("/proc/self/task").unwrap();
-        for thread in threads.flatten() {
-            // A thread that has ended since is not the one looked for.
-            let name = std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
-            let state = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-            assert!(!(name.starts_with("costrel-kvm-tri") && state.contains(") R ")), "{state}");
-        }
+        let spins = || {
+            let threads = std::fs::read_dir("/proc/self/task").unwrap();
+            threads.flatten().any(|thread| {
+                // A thread that ended since has no name.
+                let name = std::fs::read_to_string(thread.path().join("comm"));
+                name.is_ok_and(|name| name.starts_with("costrel-kvm-tri"))
+            })
+        };
+        let waits = (0..10_000).take_while(|_| spins());
+        waits.for_each(|_| thread::sleep(Duration::from_millis(1)));
+        assert!(!spins(), "its thread still runs");
     }
 }
