@@ -17,7 +17,8 @@ fn workspace() -> &'static Path {
 fn drawn() -> Arrows {
     let map = fs::read_to_string(workspace().join("crates/README.md")).unwrap();
     let section = map.split("\n## ").find(|section| section.starts_with("Arrows")).unwrap();
-    let names = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let names =
+        |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
     section
         .lines()
         .filter(|line| line.starts_with("| `"))
@@ -38,13 +39,18 @@ fn real() -> Arrows {
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let ours = |name: &serde_json::Value| name.as_str().unwrap().strip_prefix("costrel-").map(str::to_owned);
+    let ours = |name: &serde_json::Value| {
+        name.as_str().unwrap().strip_prefix("costrel-").map(str::to_owned)
+    };
     let packages = metadata["packages"].as_array().unwrap();
     packages
         .iter()
         .map(|package| {
             let dependencies = package["dependencies"].as_array().unwrap();
-            (ours(&package["name"]).unwrap(), dependencies.iter().filter_map(|used| ours(&used["name"])).collect())
+            (
+                ours(&package["name"]).unwrap(),
+                dependencies.iter().filter_map(|used| ours(&used["name"])).collect(),
+            )
         })
         .collect()
 }
@@ -58,7 +64,10 @@ fn arrows_point_as_the_map_says() {
         let extra: Vec<_> = uses.difference(&drawn[name]).collect();
         assert!(extra.is_empty(), "{name} uses {extra:?}, which crates/README.md does not allow");
         let idle: Vec<_> = drawn[name].difference(uses).collect();
-        assert!(idle.is_empty(), "{name} does not use {idle:?}, which crates/README.md says it does");
+        assert!(
+            idle.is_empty(),
+            "{name} does not use {idle:?}, which crates/README.md says it does"
+        );
     }
 }
 

@@ -40,14 +40,19 @@ impl Config {
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(Failure::usage(format!("cannot read {}: {error}", path.display()))),
+            Err(error) => {
+                return Err(Failure::usage(format!("cannot read {}: {error}", path.display())));
+            }
         };
-        toml::from_str(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+        toml::from_str(&text)
+            .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
     }
 
     /// The image of a runtime: by the environment, by the file, or AWS's own.
     pub(crate) fn image_of(&self, runtime: Runtime, environment: &Environment) -> String {
-        let named = |letter: char| if letter.is_ascii_alphanumeric() { letter.to_ascii_uppercase() } else { '_' };
+        let named = |letter: char| {
+            if letter.is_ascii_alphanumeric() { letter.to_ascii_uppercase() } else { '_' }
+        };
         let variable: String = runtime.name().chars().map(named).collect();
         environment
             .text(&format!("COSTREL_RUNTIME_IMAGE_{variable}"))

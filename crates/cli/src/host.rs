@@ -8,12 +8,7 @@ use costrel_sandbox::Host;
 use costrel_vmm::KernelImage;
 use costrel_vmm_backends::{BackendChoice, Detection, DetectionSettings};
 
-use crate::{
-    config::Config,
-    environment::Environment,
-    failure::Failure,
-    installation,
-};
+use crate::{config::Config, environment::Environment, failure::Failure, installation};
 
 /// How long the agent may take to answer where nothing else is said: a machine under emulation
 /// beside other work takes seconds.
@@ -21,7 +16,8 @@ const BOOT_LIMIT: Duration = Duration::from_secs(60);
 
 /// The image store.
 pub(crate) fn images(environment: &Environment, config: &Config) -> Result<ImageStore, Failure> {
-    let mut registry = RegistryConfig::from_variables(|name| environment.get(name).map(ToOwned::to_owned));
+    let mut registry =
+        RegistryConfig::from_variables(|name| environment.get(name).map(ToOwned::to_owned));
     registry.plain_http.extend(config.registries.plain_http.iter().cloned());
     registry.root_certificates.extend(config.registries.root_certificates.iter().cloned());
     Ok(ImageStore::open(&environment.data().join("images"), StoreSettings { registry })?)
@@ -53,7 +49,11 @@ pub(crate) fn detect(environment: &Environment) -> Result<Detection, Failure> {
 }
 
 /// What all sandboxes of this command are made with. Sweeps first what killed ones left.
-pub(crate) fn host(environment: &Environment, kernel: Option<&Path>, stager: &Stager) -> Result<Host, Failure> {
+pub(crate) fn host(
+    environment: &Environment,
+    kernel: Option<&Path>,
+    stager: &Stager,
+) -> Result<Host, Failure> {
     let sandboxes = environment.cache().join("sandboxes");
     costrel_sandbox::sweep(&sandboxes)?;
     let kernel = installation::kernel(kernel, environment)?;
@@ -61,9 +61,16 @@ pub(crate) fn host(environment: &Environment, kernel: Option<&Path>, stager: &St
     let backend = detect(environment)?.backend()?;
     let boot_limit = match environment.text("COSTREL_BOOT_TIMEOUT") {
         None => BOOT_LIMIT,
-        Some(text) => text.parse().ok().filter(|seconds| (1..=3600).contains(seconds)).map(Duration::from_secs).ok_or_else(|| {
-            Failure::usage(format!("COSTREL_BOOT_TIMEOUT is {text:?}: it must be a number of seconds, 1 to 3600"))
-        })?,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|seconds| (1..=3600).contains(seconds))
+            .map(Duration::from_secs)
+            .ok_or_else(|| {
+                Failure::usage(format!(
+                    "COSTREL_BOOT_TIMEOUT is {text:?}: it must be a number of seconds, 1 to 3600"
+                ))
+            })?,
     };
     Ok(Host {
         backend,

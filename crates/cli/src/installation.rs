@@ -63,7 +63,9 @@ pub(crate) fn agent(environment: &Environment) -> Result<PathBuf, Failure> {
     };
     if !path.is_file() {
         let failure = anyhow::anyhow!("the guest's agent is not at {}", path.display());
-        return Err(Failure::from(failure).with_hint("`make` builds it; COSTREL_VMINITD names another"));
+        return Err(
+            Failure::from(failure).with_hint("`make` builds it; COSTREL_VMINITD names another")
+        );
     }
     Ok(path)
 }
@@ -79,7 +81,8 @@ pub(crate) fn kernel(option: Option<&Path>, environment: &Environment) -> Result
     };
     if !kernel.path.is_file() {
         let failure = anyhow::anyhow!("there is no guest kernel at {}", kernel.path.display());
-        return Err(Failure::from(failure).with_hint("`make kernel` builds it; --kernel names another vmlinux"));
+        return Err(Failure::from(failure)
+            .with_hint("`make kernel` builds it; --kernel names another vmlinux"));
     }
     Ok(kernel)
 }

@@ -46,7 +46,8 @@ impl LogPrinter {
 
 impl LogSink for LogPrinter {
     fn platform(&self, line: &str) {
-        let line = if self.colour { format!("\x1b[32m{line}\x1b[0m\n") } else { format!("{line}\n") };
+        let line =
+            if self.colour { format!("\x1b[32m{line}\x1b[0m\n") } else { format!("{line}\n") };
         self.print(true, line.as_bytes());
     }
 
@@ -54,7 +55,8 @@ impl LogSink for LogPrinter {
         if self.carriage_returns == CarriageReturns::Stay || !data.contains(&b'\r') {
             return self.print(false, data);
         }
-        let data: Vec<u8> = data.iter().map(|byte| if *byte == b'\r' { b'\n' } else { *byte }).collect();
+        let data: Vec<u8> =
+            data.iter().map(|byte| if *byte == b'\r' { b'\n' } else { *byte }).collect();
         self.print(false, &data);
     }
 }

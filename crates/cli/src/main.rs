@@ -3,7 +3,11 @@
 //! Data goes to standard output, everything else to standard error. The exit code is 0; 1 where
 //! a function or an operation failed; 2 where what was asked for makes no sense; 128 and the
 //! signal's number where a signal ended it.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the edge that talks to people")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is the edge that talks to people"
+)]
 
 mod commands;
 mod config;
@@ -33,13 +37,14 @@ struct CommandLine {
 fn main() -> ExitCode {
     let command = CommandLine::parse().command;
     let environment = Environment::read();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: cannot start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                eprintln!("error: cannot start: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
     let code = runtime.block_on(async {
         tokio::select! {
             result = command.run(&environment) => failure::exit_code(result),

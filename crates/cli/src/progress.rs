@@ -83,7 +83,11 @@ impl Progress {
         if self.bars.is_none() && task.began.elapsed() >= WORTH_A_LINE {
             let amount = task.total.unwrap_or(task.done);
             let seconds = task.began.elapsed().as_secs_f64();
-            self.say(&format!("{}: {outcome} ({}, {seconds:.1} s)", task.label, tables::bytes(amount)));
+            self.say(&format!(
+                "{}: {outcome} ({}, {seconds:.1} s)",
+                task.label,
+                tables::bytes(amount)
+            ));
         }
     }
 }
@@ -112,10 +116,13 @@ impl PullProgress for Progress {
     fn blob_finished(&self, digest: &Digest, outcome: BlobOutcome) {
         let task = self.state().blobs.remove(digest);
         if let Some(task) = task {
-            self.finish(&task, match outcome {
-                BlobOutcome::Fetched => "done",
-                BlobOutcome::Cached => "was there",
-            });
+            self.finish(
+                &task,
+                match outcome {
+                    BlobOutcome::Fetched => "done",
+                    BlobOutcome::Cached => "was there",
+                },
+            );
         }
     }
 

@@ -7,8 +7,8 @@ use costrel_image::{
     Image, ImageSource, ImageStore, ObtainError, Platform, PullPolicy, PullProgress,
 };
 use costrel_rootfs::{
-    FunctionSource, ImageLayers, LayerBlob, RuntimeDirectory, StageError, StageProgress,
-    StagedDisk, Stager,
+    CodePlacement, DEFAULT_UNPACKED_LIMIT, FunctionSource, ImageLayers, LayerBlob, StageError,
+    StageProgress, StagedDisk, Stager,
 };
 
 use crate::{
@@ -140,10 +140,12 @@ impl Stage {
     ) -> Result<StagedDisk, StageFunctionError> {
         let provided =
             matches!(spec.package.launch, Launch::Bootstrap(runtime) if runtime.is_provided());
-        let mut source = FunctionSource::new(spec.package.code.clone(), spec.layers.clone());
-        if provided {
-            source.runtime_directory = RuntimeDirectory::HoldsCode;
-        }
+        let source = FunctionSource {
+            code: spec.package.code.clone(),
+            layers: spec.layers.clone(),
+            placement: if provided { CodePlacement::TaskAndRuntime } else { CodePlacement::Task },
+            unpacked_limit: DEFAULT_UNPACKED_LIMIT,
+        };
         let (stager, reporter) = (Arc::clone(&self.stager), Arc::clone(reporter));
         Ok(blocking(move || stager.function(&source, &*reporter)).await??)
     }
@@ -173,8 +175,7 @@ impl Stage {
                 let handler = command.first().cloned();
                 arguments.extend(command);
                 if arguments.is_empty() {
-                    let name =
-                        spec.package.image.as_ref().map(ToString::to_string).unwrap_or_default();
+                    let name = image.map(|image| image.reference.to_string()).unwrap_or_default();
                     return Err(StageFunctionError::NoCommand(name));
                 }
                 (arguments, vec![], handler)

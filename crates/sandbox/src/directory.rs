@@ -105,7 +105,10 @@ pub fn sweep(sandboxes: &Path) -> Result<usize, DirectoryError> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(_) => continue,
         };
-        costrel_vmm_qemu::end_leftover(&path);
+        // A monitor that cannot be ended goes on using the directory: leave it to the next start.
+        if costrel_vmm_backends::end_leftover(&path).is_err() {
+            continue;
+        }
         swept += usize::from(fs::remove_dir_all(&path).is_ok());
         drop(abandoned);
     }

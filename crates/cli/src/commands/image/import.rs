@@ -32,7 +32,9 @@ pub(crate) async fn run(arguments: &Arguments, environment: &Environment) -> Out
     }
     let store = host::images(environment, &Config::read(environment)?)?;
     let platform = arguments.platform.clone().unwrap_or_else(Platform::host);
-    for image in store.import(&arguments.path, reference.as_ref(), &platform, &Progress::new()).await? {
+    for image in
+        store.import(&arguments.path, reference.as_ref(), &platform, &Progress::new()).await?
+    {
         println!("{}@{}", image.reference, image.manifest_digest);
     }
     Ok(())

@@ -17,7 +17,11 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> Outcome {
         .iter()
         .map(|image| {
             let digest = image.manifest_digest.to_string();
-            let digest = if arguments.no_trunc { digest } else { digest["sha256:".len()..][..12].to_owned() };
+            let digest = if arguments.no_trunc {
+                digest
+            } else {
+                digest["sha256:".len()..][..12].to_owned()
+            };
             let platform = image.platform.to_string();
             vec![image.reference.to_string(), digest, platform, tables::bytes(image.size)]
         })

@@ -30,5 +30,6 @@ pub(crate) async fn run(arguments: &Arguments, environment: &Environment) -> Out
 }
 
 pub(super) fn parse_reference(text: &str) -> Result<Reference, Failure> {
-    text.parse().map_err(|error: costrel_image::ParseReferenceError| Failure::usage(error.to_string()))
+    text.parse()
+        .map_err(|error: costrel_image::ParseReferenceError| Failure::usage(error.to_string()))
 }

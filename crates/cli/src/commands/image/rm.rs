@@ -13,7 +13,11 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> Outcome {
-    let references = arguments.references.iter().map(|text| parse_reference(text)).collect::<Result<Vec<_>, _>>()?;
+    let references = arguments
+        .references
+        .iter()
+        .map(|text| parse_reference(text))
+        .collect::<Result<Vec<_>, _>>()?;
     let images = host::images(environment, &Config::read(environment)?)?;
     let stager = host::stager(environment)?;
     for reference in references {

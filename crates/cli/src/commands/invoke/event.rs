@@ -20,13 +20,16 @@ pub(super) fn read(argument: Option<&str>, environment: &Environment) -> Result<
     let standard_input = || {
         let mut event = Vec::new();
         let bounded = io::stdin().take(EVENT_LIMIT as u64 + 1).read_to_end(&mut event);
-        bounded.map(|_| event).map_err(|error| Failure::usage(format!("cannot read the event: {error}")))
+        bounded
+            .map(|_| event)
+            .map_err(|error| Failure::usage(format!("cannot read the event: {error}")))
     };
     let event = match (argument, environment.text("AWS_LAMBDA_EVENT_BODY")) {
         (Some("-"), _) => standard_input()?,
         (Some(text), body) => match text.strip_prefix('@') {
-            Some(file) => fs::read(file)
-                .map_err(|error| Failure::usage(format!("cannot read the event from {file}: {error}")))?,
+            Some(file) => fs::read(file).map_err(|error| {
+                Failure::usage(format!("cannot read the event from {file}: {error}"))
+            })?,
             None if text.is_empty() => body.unwrap_or("{}").into(),
             None => text.into(),
         },
@@ -36,7 +39,9 @@ pub(super) fn read(argument: Option<&str>, environment: &Environment) -> Result<
     };
     let event = if event.trim_ascii().is_empty() { b"{}".to_vec() } else { event };
     if event.len() > EVENT_LIMIT {
-        return Err(Failure::usage(format!("the event is too large: the limit is {EVENT_LIMIT} bytes")));
+        return Err(Failure::usage(format!(
+            "the event is too large: the limit is {EVENT_LIMIT} bytes"
+        )));
     }
     serde_json::from_slice::<serde::de::IgnoredAny>(&event)
         .map_err(|error| Failure::usage(format!("the event is not JSON: {error}")))?;
@@ -44,7 +49,10 @@ pub(super) fn read(argument: Option<&str>, environment: &Environment) -> Result<
 }
 
 /// The trace, client context and identity that docker-lambda takes from its environment.
-pub(super) fn context(invocation: &mut Invocation, environment: &Environment) -> Result<(), Failure> {
+pub(super) fn context(
+    invocation: &mut Invocation,
+    environment: &Environment,
+) -> Result<(), Failure> {
     if let Some(trace) = environment.text("_X_AMZN_TRACE_ID") {
         trace.clone_into(&mut invocation.trace_id);
     }
@@ -90,9 +98,13 @@ mod tests {
 
     #[test]
     fn payloads_become_one_line_unchanged_in_meaning() {
-        let line = |text: &'static str| String::from_utf8(one_line(text.as_bytes()).into_owned()).unwrap();
+        let line =
+            |text: &'static str| String::from_utf8(one_line(text.as_bytes()).into_owned()).unwrap();
         assert_eq!(line("{ \"a\": 1 }"), "{ \"a\": 1 }");
-        assert_eq!(line("{\n \"a \\\" b\\\\\": 1.0,\n\"c\": \"x y\"}\n"), "{\"a \\\" b\\\\\":1.0,\"c\":\"x y\"}");
+        assert_eq!(
+            line("{\n \"a \\\" b\\\\\": 1.0,\n\"c\": \"x y\"}\n"),
+            "{\"a \\\" b\\\\\":1.0,\"c\":\"x y\"}"
+        );
         assert_eq!(line("not\njson"), "not\njson");
     }
 }

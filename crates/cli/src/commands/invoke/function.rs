@@ -3,8 +3,8 @@
 use std::{io, path::Path};
 
 use costrel_functions::{
-    Credentials, EphemeralStorage, FunctionMemory, FunctionSpec, FunctionTimeout, Launch, Package, Runtime,
-    is_reserved, needs_image,
+    Credentials, EphemeralStorage, FunctionMemory, FunctionSpec, FunctionTimeout, Launch, Package,
+    Runtime, is_reserved, needs_image,
 };
 use costrel_image::ImageSource;
 use costrel_rootfs::CodeSource;
@@ -28,20 +28,25 @@ pub(super) fn describe(
     let number = |option: Option<u64>, name: &str, default: u64| match (option, setting(name)) {
         (Some(value), _) => Ok(value),
         (None, None) => Ok(default),
-        (None, Some(text)) => {
-            text.parse().map_err(|_| Failure::usage(format!("{name} is {text:?}: it must be a number")))
-        }
+        (None, Some(text)) => text
+            .parse()
+            .map_err(|_| Failure::usage(format!("{name} is {text:?}: it must be a number"))),
     };
     let memory = number(arguments.memory, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", DEFAULT_MEMORY_MB)?;
     let timeout = number(arguments.timeout, "AWS_LAMBDA_FUNCTION_TIMEOUT", DEFAULT_TIMEOUT_S)?;
     let name = arguments.name.as_deref().or(setting("AWS_LAMBDA_FUNCTION_NAME")).unwrap_or("test");
     let region = setting("AWS_REGION").or(setting("AWS_DEFAULT_REGION")).unwrap_or(DEFAULT_REGION);
     let account = setting("AWS_ACCOUNT_ID").unwrap_or("000000000000");
-    let arn = setting("AWS_LAMBDA_FUNCTION_INVOKED_ARN")
-        .map_or_else(|| format!("arn:aws:lambda:{region}:{account}:function:{name}"), str::to_owned);
+    let arn = setting("AWS_LAMBDA_FUNCTION_INVOKED_ARN").map_or_else(
+        || format!("arn:aws:lambda:{region}:{account}:function:{name}"),
+        str::to_owned,
+    );
     let limit = |error: costrel_functions::LimitError| Failure::usage(error.to_string());
     if arguments.layers.len() > 5 {
-        return Err(Failure::usage(format!("{} layers are given: a function has at most 5", arguments.layers.len())));
+        return Err(Failure::usage(format!(
+            "{} layers are given: a function has at most 5",
+            arguments.layers.len()
+        )));
     }
     for layer in &arguments.layers {
         exists("the layer", layer)?;
@@ -101,12 +106,23 @@ fn variables<'a>(
         };
         let variable = (name.to_owned(), value.to_owned());
         match name {
-            "AWS_LAMBDA_RUNTIME_API" | "AWS_LAMBDA_INITIALIZATION_TYPE" | "LAMBDA_TASK_ROOT"
-            | "LAMBDA_RUNTIME_DIR" | "AWS_EXECUTION_ENV" | "AWS_ACCESS_KEY" => {
-                return Err(Failure::usage(format!("-e {name}: only Lambda itself sets this variable")));
+            "AWS_LAMBDA_RUNTIME_API"
+            | "AWS_LAMBDA_INITIALIZATION_TYPE"
+            | "LAMBDA_TASK_ROOT"
+            | "LAMBDA_RUNTIME_DIR"
+            | "AWS_EXECUTION_ENV"
+            | "AWS_ACCESS_KEY" => {
+                return Err(Failure::usage(format!(
+                    "-e {name}: only Lambda itself sets this variable"
+                )));
             }
             name if is_reserved(name)
-                || ["AWS_LAMBDA_FUNCTION_TIMEOUT", "AWS_LAMBDA_FUNCTION_INVOKED_ARN", "AWS_ACCOUNT_ID"].contains(&name)
+                || [
+                    "AWS_LAMBDA_FUNCTION_TIMEOUT",
+                    "AWS_LAMBDA_FUNCTION_INVOKED_ARN",
+                    "AWS_ACCOUNT_ID",
+                ]
+                .contains(&name)
                 || name == "AWS_LAMBDA_FUNCTION_HANDLER" =>
             {
                 given.push(variable);
@@ -125,13 +141,20 @@ fn credentials(settings: &Settings<'_>) -> Option<Credentials> {
     })
 }
 
-fn package(arguments: &Arguments, environment: &Environment, config: &Config) -> Result<Package, Failure> {
+fn package(
+    arguments: &Arguments,
+    environment: &Environment,
+    config: &Config,
+) -> Result<Package, Failure> {
     let code = arguments.code.as_deref().map(code_source).transpose()?;
-    let image = |text: &str| ImageSource::parse(text).map_err(|error| Failure::usage(error.to_string()));
+    let image =
+        |text: &str| ImageSource::parse(text).map_err(|error| Failure::usage(error.to_string()));
     let given = arguments.image.as_deref().map(image).transpose()?;
     let Some(name) = &arguments.runtime else {
         let image = given.ok_or_else(|| {
-            Failure::usage("neither --runtime nor --image is given: what should the function run on?")
+            Failure::usage(
+                "neither --runtime nor --image is given: what should the function run on?",
+            )
         })?;
         return Ok(Package { image: Some(image), code, launch: Launch::Entrypoint });
     };
@@ -139,7 +162,9 @@ fn package(arguments: &Arguments, environment: &Environment, config: &Config) ->
         Failure::usage(error.to_string()).with_hint("--image runs a function from any other image")
     })?;
     let Some(code) = code else {
-        return Err(Failure::usage(format!("--runtime {runtime} needs the function's code: --code")));
+        return Err(Failure::usage(format!(
+            "--runtime {runtime} needs the function's code: --code"
+        )));
     };
     let image = match given {
         Some(image) => Some(image),
@@ -161,12 +186,18 @@ fn provided_needs_image(code: &CodeSource) -> Result<bool, Failure> {
 
 fn code_source(path: &Path) -> Result<CodeSource, Failure> {
     exists("the code", path)?;
-    Ok(if path.is_dir() { CodeSource::Directory(path.to_owned()) } else { CodeSource::Zip(path.to_owned()) })
+    Ok(if path.is_dir() {
+        CodeSource::Directory(path.to_owned())
+    } else {
+        CodeSource::Zip(path.to_owned())
+    })
 }
 
 fn exists(what: &str, path: &Path) -> Result<(), Failure> {
     match path.metadata() {
         Ok(_) => Ok(()),
-        Err(error) => Err(Failure::usage(format!("cannot read {what}, {}: {error}", path.display()))),
+        Err(error) => {
+            Err(Failure::usage(format!("cannot read {what}, {}: {error}", path.display())))
+        }
     }
 }

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Makes what the end-to-end tests work on, below DIRECTORY: the Python image, the Rust function.
+#
+#   scripts/test-inputs.sh DIRECTORY
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+inputs=$1
+mkdir -p "$inputs"
+examples/python-image/build.sh "$inputs/python-image"
+CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/examples examples/rust-function/build.sh "$inputs/rust-function.zip"
