@@ -261,7 +261,7 @@ impl Tree {
             attributes,
             number: 0,
             links: 0,
-            mode: content.kind().mode() | metadata.mode & 0o7777,
+            mode: mode(content.kind(), metadata),
         });
         self.set_times(node, metadata);
         self.link(directory, name, node, mark)
@@ -347,7 +347,7 @@ impl Tree {
         fields.user = metadata.user;
         fields.group = metadata.group;
         fields.attributes = attributes;
-        fields.mode = fields.mode & 0xf000 | metadata.mode & 0o7777;
+        fields.mode = mode(fields.kind(), metadata);
         self.set_times(node, metadata);
         Ok(())
     }
@@ -394,6 +394,12 @@ impl Tree {
         attribute_lookup.insert_unique(hash, id, |id| hasher.hash_one(&sets[*id as usize]));
         Ok(id + 1)
     }
+}
+
+/// Linux has no permissions for symbolic links: it shows all.
+fn mode(kind: Kind, metadata: &Metadata) -> u16 {
+    let permissions = if kind == Kind::Symlink { 0o777 } else { metadata.mode & 0o7777 };
+    kind.mode() | permissions
 }
 
 fn check_name(name: &[u8]) -> Result<(), TreeError> {
