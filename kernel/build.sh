@@ -18,7 +18,7 @@ fragment=$here/x86_64.config
 kernels=${XDG_CACHE_HOME:-$HOME/.cache}/costrel/kernels
 package=${COSTREL_KERNEL_SOURCE:-linux-source-6.12}
 fallback=linux-source-6.1
-objects_in_all=1060 # roughly; only for the progress line
+objects_in_all=1090 # roughly; only for the progress line
 
 say() { printf 'kernel: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -175,7 +175,7 @@ say "compiling on $(nproc) CPUs"
 started=$SECONDS
 setsid make -j"$(nproc)" vmlinux >"$work/log" 2>&1 9>&- &
 make_pid=$!
-trap 'kill -TERM -- "-$make_pid" 2>/dev/null; rm -rf "$work"' EXIT
+trap 'kill -TERM -- "-$make_pid" 2>/dev/null || true; rm -rf "$work"' EXIT
 ticks=0
 while kill -0 "$make_pid" 2>/dev/null; do
     sleep 0.5
