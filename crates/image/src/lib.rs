@@ -14,6 +14,7 @@ mod settings;
 mod source;
 mod store;
 mod tree;
+mod verify;
 
 pub use config::ImageConfig;
 pub use image::{Compression, Image, Layer};
@@ -28,3 +29,4 @@ pub use registry::{AuthFiles, BlobError, CredentialsError, RegistryError};
 pub use settings::{Proxies, RegistryConfig, Retry, StoreSettings};
 pub use source::{ImageSource, ParseSourceError};
 pub use store::{ImageStore, LocalError, OpenError, Removed, Usage};
+pub use verify::Damage;
