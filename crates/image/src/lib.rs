@@ -1,4 +1,19 @@
 //! OCI images from registries, layouts and archives, in a content store.
+//!
+//! ```text
+//! ImageSource ─► ImageStore::obtain ─┬─► pull ───► registry ──┐
+//!                                    └─► import ─► tree ──────┴─► blobs + record ─► Image
+//! ```
+//!
+//! An [`ImageStore`] keeps blobs by digest and small records that lead from a [`Reference`] and
+//! a [`Platform`] to them. Whatever comes in is hashed as it is written, and is in the store
+//! whole or not at all; an [`Image`] holds leases on its blobs, so that they stay as long as it
+//! is used.
+//!
+//! Invariants: nothing here prints or reads the environment (see
+//! [`RegistryConfig::from_variables`]); files are read, written and hashed, and locks are waited
+//! for, on threads that may block; what a registry, a layout or an archive says is never trusted
+//! beyond its digest, and never panics.
 
 mod config;
 mod image;

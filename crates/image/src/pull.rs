@@ -1,21 +1,19 @@
 //! From a name to an image, over the network where need be.
 
+mod transfer;
+
 use std::{io::Write as _, sync::Arc};
 
-use costrel_store::{CreateError, Digest, EntryName, Lease, StoreError};
-use tokio::{
-    runtime::Handle,
-    sync::watch,
-    task::{JoinSet, spawn_blocking},
-};
+use costrel_store::{Digest, EntryName, Lease, StoreError};
+use tokio::task::spawn_blocking;
 
 use crate::{
-    BlobOutcome, Compression, Image, ImageStore, LocalError, Platform, PullProgress, Reference,
+    Compression, Image, ImageStore, LocalError, Platform, PullProgress, Reference,
     config::Configuration,
     manifest::{self, Blob, Document, Manifest, ManifestError},
     progress::{self, Reporter},
     record::{LayerRecord, Record},
-    registry::{self, BlobError, FetchedManifest, Registry, RegistryError},
+    registry::{BlobError, FetchedManifest, Registry, RegistryError},
 };
 
 /// Whether the registry is asked.
@@ -165,6 +163,8 @@ impl ImageStore {
             // Asks for less than the manifest, and does not count against Docker Hub's limit.
             match registry.manifest_digest(&reference.version()).await {
                 Ok(Some(digest)) if digest == record.target => return Ok(image),
+                Err(error @ RegistryError::Transport { .. }) => return Err(failed(error)),
+                // Not every registry answers this well.
                 _ => {}
             }
         }
@@ -281,87 +281,6 @@ impl Pull {
         }
         unreachable!("the second round returns")
     }
-
-    /// Takes leases on the blobs, transferring those that are missing, several at a time.
-    async fn fetch(&mut self, blobs: Vec<Blob>) -> Result<(), PullError> {
-        let mut waiting = Vec::new();
-        for blob in blobs {
-            if !waiting.contains(&blob) {
-                waiting.push(blob);
-            }
-        }
-        waiting.reverse();
-        let parallel = self.store.inner.settings.registry.parallel_downloads.max(1);
-        // Dropping the sender, here or with the whole pull, ends all transfers.
-        let (proceed, abandoned) = watch::channel(());
-        let mut running = JoinSet::new();
-        let mut failure = None;
-        loop {
-            while failure.is_none()
-                && running.len() < parallel
-                && let Some(blob) = waiting.pop()
-            {
-                let (store, registry) = (self.store.clone(), self.registry.clone());
-                let (reporter, abandoned) = (self.reporter.clone(), abandoned.clone());
-                let handle = Handle::current();
-                running.spawn_blocking(move || {
-                    (blob, fetch_blob(&store, &registry, blob, &reporter, abandoned, &handle))
-                });
-            }
-            match running.join_next().await {
-                None => break,
-                Some(Ok((_, Ok(lease)))) => self.leases.push(lease),
-                Some(Ok((blob, Err(error)))) => {
-                    // The others stop, and are waited for, so that nothing of them is left.
-                    failure.get_or_insert((blob, error));
-                    let _ = proceed.send(());
-                }
-                Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-            }
-        }
-        match failure {
-            None => Ok(()),
-            Some((_, CreateError::Store(error))) => Err(error.into()),
-            Some((blob, CreateError::Writer(source))) => Err(PullError::Blob {
-                reference: self.reference.clone(),
-                digest: blob.digest,
-                registry: self.registry.host().to_owned(),
-                source: Box::new(source),
-            }),
-        }
-    }
-}
-
-/// On a thread of its own: waits for locks, hashes and writes.
-fn fetch_blob(
-    store: &ImageStore,
-    registry: &Registry,
-    blob: Blob,
-    reporter: &Reporter,
-    mut abandoned: watch::Receiver<()>,
-    handle: &Handle,
-) -> Result<Lease, CreateError<BlobError>> {
-    let damaged = |error| match error {
-        LocalError::Store(error) => CreateError::Store(error),
-        LocalError::Io { source, .. } => CreateError::Writer(BlobError::Write(source)),
-    };
-    // Throws one of the wrong length away.
-    let cached = store.lease(blob).map_err(damaged)?;
-    let lease = match cached {
-        Some(lease) => lease,
-        None => store.inner.blobs.get_or_create(&EntryName::of_digest(&blob.digest), |draft| {
-            handle.block_on(async {
-                tokio::select! {
-                    biased;
-                    _ = abandoned.changed() => Err(BlobError::Abandoned),
-                    result = registry::fetch(registry, blob, draft.file()) => result,
-                }
-            })
-        })?,
-    };
-    let outcome = if lease.created() { BlobOutcome::Fetched } else { BlobOutcome::Cached };
-    reporter.finished(blob.digest, outcome);
-    Ok(lease)
 }
 
 /// Whether configuration and manifest agree, and with what was asked for. Where an index says

@@ -3,11 +3,13 @@
 mod answer;
 mod blob;
 mod client;
+mod connection;
 mod credentials;
+mod error;
 mod token;
 
 pub use blob::BlobError;
 pub(crate) use blob::fetch;
-pub use client::RegistryError;
 pub(crate) use client::{FetchedManifest, Registry};
 pub use credentials::{AuthFiles, CredentialsError};
+pub use error::RegistryError;

@@ -2,14 +2,17 @@
 
 mod support;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use costrel_image::{
-    BlobError, Image, ImageStore, NoProgress, Proxies, PullError, PullPolicy, RegistryConfig,
-    RegistryError, Retry,
+    AuthFiles, BlobError, Image, ImageStore, NoProgress, Proxies, PullError, PullPolicy,
+    RegistryConfig, RegistryError, Retry,
 };
 use costrel_store::Digest;
 use support::{
@@ -258,6 +261,67 @@ async fn tokens() {
 }
 
 #[tokio::test]
+async fn a_refresh_token_is_exchanged_and_never_sent_elsewhere() {
+    let address = Arc::new(std::sync::OnceLock::<String>::new());
+    let door = address.clone();
+    let faults = move |request: &Request| {
+        if request.path == "/token" {
+            assert_eq!((request.method.as_str(), &request.authorization), ("POST", &None));
+            return Fault::Answer("200 OK", String::new(), r#"{"access_token":"a"}"#.into());
+        }
+        if request.authorization.as_deref() == Some("Bearer a") {
+            return Fault::None;
+        }
+        let realm = format!("http://{}/token", door.get().unwrap());
+        let challenge = format!("WWW-Authenticate: Bearer realm=\"{realm}\"\r\n");
+        Fault::Answer("401 Unauthorized", challenge, String::new())
+    };
+    let Some(scene) = Scene::new(faults).await else { return };
+    address.set(scene.proxy.address.clone()).unwrap();
+    let file = scene.directory.path().join("auth.json");
+    let entry = serde_json::json!({ "identitytoken": "secret" });
+    let config = serde_json::json!({ "auths": { scene.proxy.address.clone(): entry } });
+    std::fs::write(&file, config.to_string()).unwrap();
+    let auth = AuthFiles { files: vec![file], ..AuthFiles::default() };
+    let store = scene.store(RegistryConfig { auth, ..settings() });
+    let image = scene.pull(&store).await.unwrap();
+    scene.check(&store, &image);
+}
+
+#[tokio::test]
+async fn blobs_may_be_elsewhere_without_authorization() {
+    let elsewhere = Arc::new(std::sync::OnceLock::<String>::new());
+    let target = elsewhere.clone();
+    let faults = move |request: &Request| match (request.is_blob(), &request.authorization) {
+        (_, None) => Fault::Answer(
+            "401 Unauthorized",
+            "WWW-Authenticate: Basic realm=\"x\"\r\n".into(),
+            String::new(),
+        ),
+        (true, _) => {
+            let location =
+                format!("Location: http://{}{}\r\n", target.get().unwrap(), request.path);
+            Fault::Answer("307 Temporary Redirect", location, String::new())
+        }
+        _ => Fault::None,
+    };
+    let Some(scene) = Scene::new(faults).await else { return };
+    let other = Proxy::start(&scene.registry.address, |_| Fault::None).await;
+    elsewhere.set(other.address.clone()).unwrap();
+    let file = scene.directory.path().join("auth.json");
+    let entry = serde_json::json!({ "username": "u", "password": "p" });
+    let config = serde_json::json!({ "auths": { scene.proxy.address.clone(): entry } });
+    std::fs::write(&file, config.to_string()).unwrap();
+    let auth = AuthFiles { files: vec![file], ..AuthFiles::default() };
+    let store = scene.store(RegistryConfig { auth, ..settings() });
+    let image = scene.pull(&store).await.unwrap();
+    scene.check(&store, &image);
+    let log = other.log();
+    assert_eq!(log.len(), 4);
+    assert!(log.iter().all(|request| request.authorization.is_none()));
+}
+
+#[tokio::test]
 async fn a_proxy_is_used_where_one_is_set() {
     let Some(scene) = Scene::new(|_| Fault::None).await else { return };
     let with = |exceptions: Option<&str>| RegistryConfig {
@@ -296,41 +360,111 @@ async fn child_that_is_killed() {
     store.pull(&reference(name), &amd64(), PullPolicy::Missing, &NoProgress).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_killed_pull_is_swept_and_done_again() {
-    let stalls = Arc::new(AtomicBool::new(true));
-    let stalling = stalls.clone();
-    let stall = move |request: &Request| {
-        let stall = stalling.load(Ordering::Relaxed) && request.is_blob() && request.earlier == 0;
-        if stall && request.path.ends_with(&Digest::of(&layout::tar("three", 9, 3)).to_string()) {
-            Fault::Stall(5)
-        } else {
-            Fault::None
-        }
-    };
-    let Some(scene) = Scene::new(stall).await else { return };
-    let mut child = tokio::task::spawn_blocking({
-        let argument = format!("{} {}", scene.root().display(), scene.name);
-        move || {
-            std::process::Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "child_that_is_killed"])
-                .env(CHILD, argument)
-                .stdout(std::process::Stdio::null())
-                .spawn()
-                .unwrap()
-        }
-    })
-    .await
-    .unwrap();
-    scene.proxy.stalled().await;
-    child.kill().unwrap();
-    child.wait().unwrap();
-    stalls.store(false, Ordering::Relaxed);
+/// A process of its own that pulls, in a test binary's clothes.
+struct Child(std::process::Child);
 
+impl Child {
+    fn start(scene: &Scene) -> Self {
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_that_is_killed"])
+            .env(CHILD, format!("{} {}", scene.root().display(), scene.name))
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn();
+        Self(child.unwrap())
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// After a kill: nothing is listed that is not whole, and the next pull needs no help.
+async fn recovers(scene: &Scene) {
     let store = scene.store(settings());
-    assert!(store.list().unwrap().is_empty());
+    assert!(store.verify().unwrap().is_empty());
     store.sweep().unwrap();
     assert!(support::drafts(&scene.root()).is_empty());
     let image = scene.pull(&store).await.unwrap();
     scene.check(&store, &image);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_is_killed_midway_is_done_again() {
+    let stalls = Arc::new(AtomicBool::new(true));
+    let stalling = stalls.clone();
+    let small = Digest::of(&layout::tar("three", 9, 3)).to_string();
+    let stall = move |request: &Request| {
+        let stall = stalling.load(Ordering::Relaxed) && request.path.ends_with(&small);
+        if stall { Fault::Stall(5) } else { Fault::None }
+    };
+    let Some(scene) = Scene::new(stall).await else { return };
+    let child = Child::start(&scene);
+    scene.proxy.stalled().await;
+    drop(child);
+    stalls.store(false, Ordering::Relaxed);
+    assert!(scene.store(settings()).list().unwrap().is_empty());
+    recovers(&scene).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pulls_that_are_killed_at_any_moment_are_done_again() {
+    let Some(scene) = Scene::new(|_| Fault::None).await else { return };
+    for delay in [0, 3, 7, 10, 13, 16, 20, 25, 30, 40, 60] {
+        let child = Child::start(&scene);
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+        drop(child);
+        recovers(&scene).await;
+        let store = scene.store(settings());
+        assert_eq!(store.remove(&reference(&scene.name)).unwrap().images, 1);
+        store.prune().unwrap();
+        assert_eq!(store.usage().unwrap(), Default::default());
+    }
+}
+
+/// A small file system, for as long as it lives.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(path: std::path::PathBuf, size: &str) -> Option<Self> {
+        std::fs::create_dir(&path).unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(&path)
+            .output();
+        mounted.is_ok_and(|output| output.status.success()).then_some(Self(path))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_named_and_left_as_it_was() {
+    let Some(scene) = Scene::new(|_| Fault::None).await else { return };
+    let Some(disk) = SmallDisk::mount(scene.directory.path().join("small"), "200k") else {
+        support::skipped("the right to mount a tmpfs");
+        return;
+    };
+    let store = open(&disk.0, settings());
+    let error = scene.pull(&store).await.unwrap_err();
+    assert!(matches!(error, PullError::Blob { .. } | PullError::Local(_)), "{error:?}");
+    assert!(chain(&error).contains("No space left on device"), "{}", chain(&error));
+    assert!(store.list().unwrap().is_empty());
+    assert!(support::drafts(&disk.0).is_empty());
+    assert!(store.verify().unwrap().is_empty());
+    let path = scene.directory.path().join("layout");
+    let imported = store.import(&path, None, &amd64(), &NoProgress).await.unwrap_err();
+    assert!(chain(&imported).contains("No space left on device"), "{}", chain(&imported));
+    drop(store);
+    // Nothing holds the file system any more.
+    let path = disk.0.clone();
+    drop(disk);
+    assert!(std::fs::remove_dir(path).is_ok());
 }

@@ -8,7 +8,7 @@ use std::{
 use costrel_store::{Digest, Hasher};
 use reqwest::{Response, StatusCode, header::CONTENT_RANGE};
 
-use super::client::{Registry, RegistryError, transport};
+use super::{Registry, RegistryError, error::transport};
 use crate::manifest::Blob;
 
 /// Why a blob cannot be transferred. Nothing of it is left.

@@ -1,146 +1,27 @@
 //! A repository of a registry: requests with authorization, tried again where that may help.
 
-use std::{fs, io, net::IpAddr, path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use costrel_store::Digest;
 use reqwest::{
-    Certificate, Client, Method, NoProxy, Proxy, Response, StatusCode, Url,
+    Client, Method, Response, StatusCode, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RANGE},
-    redirect,
 };
-use tokio::{sync::Mutex, task::spawn_blocking};
+use tokio::sync::Mutex;
 
 use super::{
-    answer,
-    credentials::{Credentials, CredentialsError},
+    RegistryError, answer,
+    connection::{http_client, is_loopback, speaks_tls},
+    credentials::Credentials,
+    error::transport,
     token::Challenge,
 };
 use crate::{
     Reference, RegistryConfig, Retry,
     manifest::{LARGEST_MANIFEST, MANIFEST_TYPES},
     progress::Reporter,
+    pull::blocking,
 };
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// The longest silence within an answer.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Why a registry gives no answer that can be used.
-#[derive(Debug, thiserror::Error)]
-pub enum RegistryError {
-    /// It is not reached, or the connection breaks.
-    #[error("cannot talk to {host}")]
-    Transport {
-        /// The host, which may be one that the registry redirects to.
-        host: String,
-        /// What failed.
-        #[source]
-        source: reqwest::Error,
-    },
-    /// It does not have it.
-    #[error("{host} answers {answer}")]
-    NotFound {
-        /// The registry.
-        host: String,
-        /// Its answer.
-        answer: String,
-    },
-    /// It refuses.
-    #[error("{host} answers {answer}")]
-    Status {
-        /// The registry.
-        host: String,
-        /// Its answer.
-        answer: String,
-    },
-    /// It wants credentials and there are none.
-    #[error("{host} wants credentials and none are configured for it: {answer}")]
-    NoCredentials {
-        /// The registry.
-        host: String,
-        /// Its answer.
-        answer: String,
-    },
-    /// It does not accept the credentials, or the repository is not for everybody.
-    #[error("{host} does not accept the authorization: {answer}")]
-    Unauthorized {
-        /// The registry.
-        host: String,
-        /// Its answer.
-        answer: String,
-    },
-    /// The server that gives out its tokens gives none.
-    #[error("{host} gives no token, it answers {answer}")]
-    Token {
-        /// The token server.
-        host: String,
-        /// Its answer.
-        answer: String,
-    },
-    /// It names a token server that must not be asked.
-    #[error("the token server {realm:?} is not asked: it is not reached over HTTPS")]
-    Realm {
-        /// The server, as the registry names it.
-        realm: String,
-    },
-    /// What it sends is not what was asked for.
-    #[error("{host} sends a manifest with the digest {found} for {wanted}")]
-    ManifestDigest {
-        /// The registry.
-        host: String,
-        /// What was asked for.
-        wanted: Digest,
-        /// What was sent.
-        found: Digest,
-    },
-    /// Nothing that large is a manifest.
-    #[error("{host} sends a manifest of more than {LARGEST_MANIFEST} bytes")]
-    ManifestSize {
-        /// The registry.
-        host: String,
-    },
-    /// Credentials cannot be looked up.
-    #[error(transparent)]
-    Credentials(#[from] CredentialsError),
-    /// An extra root certificate cannot be read.
-    #[error("cannot read the root certificates in {}", path.display())]
-    CertificateFile {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// The settings make no HTTP client: a certificate or the URL of a proxy is wrong, or the
-    /// system has no root certificates.
-    #[error("cannot set up the connection to {host}")]
-    Setup {
-        /// The registry.
-        host: String,
-        /// What is wrong.
-        #[source]
-        source: reqwest::Error,
-    },
-    /// Its host makes no URL.
-    #[error("{host:?} is not a host")]
-    Host {
-        /// The registry.
-        host: String,
-    },
-}
-
-impl RegistryError {
-    /// Whether the same request may succeed later.
-    pub(super) fn may_pass(&self) -> bool {
-        matches!(self, Self::Transport { .. })
-    }
-}
-
-/// Without the URL, which may be signed.
-pub(super) fn transport(host: &str, error: reqwest::Error) -> RegistryError {
-    let host = error.url().and_then(Url::host_str).unwrap_or(host).to_owned();
-    RegistryError::Transport { host, source: error.without_url() }
-}
 
 /// One repository of one registry, for the time of one pull.
 pub(crate) struct Registry {
@@ -173,16 +54,13 @@ impl Registry {
             let (config, reference) = (config.clone(), reference.clone());
             let (reporter, host) = (reporter.clone(), host.clone());
             // Reads files and runs credential helpers.
-            spawn_blocking(move || {
+            blocking(move || {
                 let note = |text: String| reporter.note(text);
                 let credentials = config.auth.find(&reference, &note)?;
                 Ok::<_, RegistryError>((http_client(&config, &host, plain)?, credentials))
             })
         };
-        let (http, credentials) = match setup.await {
-            Ok(result) => result?,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        };
+        let (http, credentials) = setup.await?;
         let url = |scheme: &str| {
             Url::parse(&format!("{scheme}://{host}/v2/"))
                 .map_err(|_| RegistryError::Host { host: host.clone() })
@@ -230,7 +108,7 @@ impl Registry {
                 Err(error @ RegistryError::ManifestDigest { .. }) if attempt == 1 => {
                     self.reporter.note(format!("{error}: once more"));
                 }
-                Err(error) if error.may_pass() && attempt < self.retry.attempts => {
+                Err(error) if error.broke_off() && attempt < self.retry.attempts => {
                     self.pause(attempt, &error.to_string()).await;
                 }
                 result => return result,
@@ -402,91 +280,4 @@ fn passes(status: StatusCode) -> bool {
 
 fn digest_header(response: &Response) -> Option<Digest> {
     response.headers().get("docker-content-digest")?.to_str().ok()?.parse().ok()
-}
-
-fn is_loopback(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or(rest),
-        None => host.split(':').next().unwrap_or(host),
-    };
-    name == "localhost" || name.parse().is_ok_and(|address: IpAddr| address.is_loopback())
-}
-
-/// A registry on loopback may all the same speak TLS only. To plain HTTP Go's and nginx's
-/// servers then answer 400 and say why; others break the connection.
-async fn speaks_tls(http: &Client, plain: Url, secure: Url) -> bool {
-    match http.get(plain).send().await {
-        Ok(response) if response.status() == StatusCode::BAD_REQUEST => {
-            answer::explain(response).await.contains("HTTPS")
-        }
-        Ok(_) => false,
-        Err(error) if error.is_connect() => false,
-        Err(_) => http.get(secure).send().await.is_ok(),
-    }
-}
-
-fn http_client(config: &RegistryConfig, host: &str, plain: bool) -> Result<Client, RegistryError> {
-    let setup = |source| RegistryError::Setup { host: host.to_owned(), source };
-    // For the whole process; whoever installed another one keeps it.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut certificates = Vec::new();
-    for path in &config.root_certificates {
-        let pem = fs::read(path)
-            .map_err(|source| RegistryError::CertificateFile { path: path.clone(), source })?;
-        certificates.extend(Certificate::from_pem_bundle(&pem).map_err(setup)?);
-    }
-    let client = || {
-        let mut builder = Client::builder()
-            .user_agent(concat!("costrel/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
-            .redirect(redirect::Policy::custom(follow))
-            // Proxies are the caller's word, not the environment's.
-            .no_proxy();
-        let exceptions = match &config.proxies.exceptions {
-            Some(list) => format!("{list},localhost,127.0.0.0/8,::1"),
-            None => "localhost,127.0.0.0/8,::1".to_owned(),
-        };
-        if let Some(url) = &config.proxies.https {
-            let proxy = Proxy::https(url).map_err(setup)?;
-            builder = builder.proxy(proxy.no_proxy(NoProxy::from_string(&exceptions)));
-        }
-        if let Some(url) = &config.proxies.http {
-            let proxy = Proxy::http(url).map_err(setup)?;
-            builder = builder.proxy(proxy.no_proxy(NoProxy::from_string(&exceptions)));
-        }
-        Ok::<_, RegistryError>(builder)
-    };
-    match client()?.tls_certs_merge(certificates.clone()).build() {
-        // No root certificates on this system: plain HTTP works all the same.
-        Err(_) if plain => client()?.tls_certs_only(certificates).build().map_err(setup),
-        result => result.map_err(setup),
-    }
-}
-
-/// Registries send blobs from elsewhere, but never from HTTPS to plain HTTP.
-fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
-    let was_secure = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
-    if was_secure && attempt.url().scheme() != "https" {
-        return attempt.error("a redirect from HTTPS to plain HTTP");
-    }
-    if attempt.previous().len() > 10 {
-        return attempt.error("more than 10 redirects");
-    }
-    attempt.follow()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn loopback_is_by_address() {
-        for host in ["localhost", "localhost:5000", "127.0.0.1:80", "127.9.9.9", "[::1]:5000"] {
-            assert!(is_loopback(host), "{host}");
-        }
-        for host in ["localhost.example", "128.0.0.1", "[::2]", "127.0.0.1.example", "10.0.0.1"] {
-            assert!(!is_loopback(host), "{host}");
-        }
-    }
 }

@@ -7,11 +7,7 @@ use reqwest::{
 };
 use serde::Deserialize;
 
-use super::{
-    answer,
-    client::{RegistryError, transport},
-    credentials::Credentials,
-};
+use super::{RegistryError, answer, credentials::Credentials, error::transport};
 
 const LARGEST_TOKEN_ANSWER: usize = 1 << 20;
 

@@ -27,12 +27,15 @@ pub(crate) fn lacks(tools: &[&str]) -> bool {
     };
     let missing: Vec<_> = tools.iter().filter(is_there).collect();
     if !missing.is_empty() {
-        #[expect(clippy::print_stderr, reason = "the test says why it does nothing")]
-        {
-            eprintln!("SKIPPED: lacks {missing:?}");
-        }
+        skipped(&format!("{missing:?}"));
     }
     !missing.is_empty()
+}
+
+/// Tells that the test does nothing, for lack of something.
+#[expect(clippy::print_stderr, reason = "a test has no other way to say that it was skipped")]
+pub(crate) fn skipped(lacks: &str) {
+    eprintln!("SKIPPED: lacks {lacks}");
 }
 
 /// Runs a tool that must succeed.
