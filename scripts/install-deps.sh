@@ -92,20 +92,19 @@ if ((${#wanted[@]})); then
         "${as_root[@]}" rm -f "$unit" \
             "/etc/systemd/system/multi-user.target.wants/docker-registry.service"
     }
-    trap unmask EXIT
+    # apt says much when all is well; it is shown only when not.
+    log=$(mktemp)
+    trap 'unmask; rm -f "$log"' EXIT
+    apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get "$@" >>"$log" 2>&1; }
+    install() { apt install -y -qq --no-install-recommends "${packages[@]}"; }
 
-    install() {
-        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-            apt-get install -y -qq --no-install-recommends "${packages[@]}" >&2
-    }
     # The lists of a fresh machine are empty, those of an old one name packages that are gone.
-    known=yes
-    apt-cache show "${packages[@]}" >/dev/null 2>&1 || known=no
-    if [[ $known == no ]] || ! install; then
+    if ! compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null || ! install; then
         echo "Updating the package lists" >&2
-        "${as_root[@]}" apt-get update -qq >&2
-        install
+        apt update -qq || true
+        install || { cat "$log" >&2; echo "apt could not install ${packages[*]}" >&2; exit 1; }
     fi
+    rm -f "$log"
     unmask
 fi
 
