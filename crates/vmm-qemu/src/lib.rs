@@ -11,6 +11,13 @@
 //!        └── QMP commands, SIGKILL by pidfd ───────────► QEMU
 //! ```
 //!
+//! # Ports
+//! One stream a port at a time. When the host hangs up, the guest's reads return 0 and polling
+//! shows `POLLHUP`, until the host dials again; if it does so at once, the guest may miss the gap
+//! and find the new stream's bytes behind the old one's. What either side wrote and the other had
+//! not read at the time of a hang-up may be lost. So a protocol on top must be able to tell its
+//! beginning, as HTTP/2 does.
+//!
 //! # How a guest ends its machine
 //! The board has no ACPI, hence no power button. Both ways that Linux offers work all the same:
 //! - `reboot(RB_AUTOBOOT)`: the kernel resets the CPU (`reboot=t`), which QEMU, told `-no-reboot`,
@@ -25,6 +32,7 @@
 mod arguments;
 mod backend;
 mod console;
+mod end;
 mod kernel;
 mod leftover;
 mod machine;

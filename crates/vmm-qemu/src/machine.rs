@@ -52,7 +52,13 @@ impl QemuMachine {
             return Err(MachineError::Ended(exit));
         }
         let failed = |source| MachineError::Command { command, source };
-        let answer = self.shared.qmp.send(command).map_err(failed)?;
+        let answer = match self.shared.qmp.send(command) {
+            Ok(answer) => answer,
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                return Err(MachineError::Ended(self.wait().await));
+            }
+            Err(source) => return Err(failed(source)),
+        };
         match timeout(OBEDIENCE, answer).await {
             Ok(Ok(answer)) => answer.map_err(|reason| failed(io::Error::other(reason))),
             // Nobody is left to answer.

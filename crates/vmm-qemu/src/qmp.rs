@@ -2,11 +2,12 @@
 
 use std::{
     collections::HashMap,
-    io::{self, Write as _},
+    io,
     os::unix::net::UnixStream,
     sync::{Mutex, PoisonError},
 };
 
+use rustix::net::SendFlags;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -91,7 +92,8 @@ impl QmpCommands {
         let id = waiting.last_id;
         let line = format!("{}\n", json!({ "execute": command, "id": id }));
         // Under the lock, so that lines don't mix.
-        (&self.socket).write_all(line.as_bytes())?;
+        // A broken pipe shall be an error, whatever this process does about the signal.
+        rustix::net::send(&self.socket, line.as_bytes(), SendFlags::NOSIGNAL)?;
         waiting.answers.insert(id, sender);
         Ok(receiver)
     }

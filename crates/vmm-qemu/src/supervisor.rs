@@ -18,7 +18,7 @@ use std::{
     },
 };
 
-use costrel_vmm::{BootError, ConsoleLog, DiskAccess, Exit, MachineSpec};
+use costrel_vmm::{BootError, ConsoleLog, Disk, DiskAccess, Exit, MachineSpec};
 use rustix::{
     event::{PollFd, PollFlags},
     process::{Pid, PidfdFlags},
@@ -27,7 +27,8 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     arguments::{self, Descriptors},
-    console::{ConsoleWatch, LastWords, printable},
+    console::ConsoleWatch,
+    end::End,
     kernel::{self, KernelFault},
     leftover,
     machine::{QemuMachine, Shared},
@@ -187,7 +188,7 @@ impl Launched {
             self.hear_console(ended);
         }
         if ready[3] || ended {
-            self.hear_stderr();
+            self.hear_stderr(ended);
         }
         ended
     }
@@ -262,18 +263,24 @@ impl Launched {
         }
     }
 
-    /// One read a call, since a pipe blocks; after QEMU's end nobody holds its other end, and the
-    /// few lines that it may contain fit in one.
-    fn hear_stderr(&mut self) {
-        let mut buffer = [0; 8192];
-        match take(self.stderr.as_mut(), &mut buffer) {
-            Heard::Bytes(count) => {
-                self.stderr_tail.extend(&buffer[..count]);
-                let excess = self.stderr_tail.len().saturating_sub(STDERR_BYTES);
-                self.stderr_tail.drain(..excess);
+    fn hear_stderr(&mut self, to_the_end: bool) {
+        loop {
+            let mut buffer = [0; 4096];
+            match take(self.stderr.as_mut(), &mut buffer) {
+                Heard::Bytes(count) => {
+                    self.stderr_tail.extend(&buffer[..count]);
+                    let excess = self.stderr_tail.len().saturating_sub(STDERR_BYTES);
+                    self.stderr_tail.drain(..excess);
+                }
+                Heard::NothingNow => return,
+                Heard::End => {
+                    self.stderr = None;
+                    return;
+                }
             }
-            Heard::NothingNow => {}
-            Heard::End => self.stderr = None,
+            if !to_the_end {
+                return;
+            }
         }
     }
 
@@ -301,45 +308,6 @@ impl Launched {
             stderr: &self.stderr_tail,
         };
         end.exit()
-    }
-}
-
-/// All that is known of an end.
-struct End<'a> {
-    killed: bool,
-    halted: bool,
-    shutdown_reason: Option<&'a str>,
-    words: &'a LastWords,
-    status: &'a io::Result<ExitStatus>,
-    stderr: &'a [u8],
-}
-
-impl End<'_> {
-    fn exit(&self) -> Exit {
-        match self.shutdown_reason {
-            Some("guest-reset" | "guest-panic") => match &self.words.panic {
-                Some(message) => Exit::Panic { message: message.clone() },
-                None if self.words.rebooting => Exit::Reboot,
-                None => Exit::Panic {
-                    message: "the CPU was reset without a word from the kernel".to_owned(),
-                },
-            },
-            Some("guest-shutdown") => Exit::PowerOff,
-            _ if self.halted => Exit::PowerOff,
-            _ if self.killed => Exit::Killed,
-            Some(reason) => Exit::Monitor { reason: format!("it was told to end ({reason})") },
-            None => Exit::Monitor { reason: self.monitor_reason() },
-        }
-    }
-
-    fn monitor_reason(&self) -> String {
-        let status = match self.status {
-            Ok(status) => format!("QEMU ended with {status}"),
-            Err(error) => format!("QEMU's end was missed: {error}"),
-        };
-        let stderr = printable(self.stderr);
-        let stderr = stderr.trim();
-        if stderr.is_empty() { status } else { format!("{status}: {stderr}") }
     }
 }
 
@@ -421,7 +389,14 @@ fn record(child: &mut Child, directory: &Path) -> io::Result<OwnedFd> {
     let pid = Pid::from_child(child);
     let recorded = rustix::process::pidfd_open(pid, PidfdFlags::empty())
         .map_err(io::Error::from)
-        .and_then(|process| leftover::write_record(directory, pid).map(|()| process));
+        .and_then(|process| leftover::write_record(directory, pid).map(|()| process))
+        .and_then(|process| {
+            if let Some(stderr) = &child.stderr {
+                // A program that leaves it open to others must not hold us up.
+                rustix::io::ioctl_fionbio(stderr, true)?;
+            }
+            Ok(process)
+        });
     if recorded.is_err() {
         // Fails only if it has ended.
         let _ = child.kill();
@@ -448,7 +423,7 @@ fn open_kernel(path: &Path) -> Result<File, BootError> {
 }
 
 fn open_disks(spec: &MachineSpec) -> Result<Vec<File>, BootError> {
-    let open = |disk: &costrel_vmm::Disk| {
+    let open = |disk: &Disk| {
         let open = || {
             if !fs::metadata(&disk.path)?.is_file() {
                 return Err(io::Error::other("it is not a regular file"));

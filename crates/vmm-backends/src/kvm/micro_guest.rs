@@ -291,7 +291,7 @@ mod tests {
     #[expect(clippy::print_stderr, reason = "this is how a skipped test says so")]
     fn a_guest_that_spins_is_called_back() {
         let Ok(device) = OpenOptions::new().read(true).write(true).open("/dev/kvm") else {
-            eprintln!("skipped: it lacks /dev/kvm");
+            eprintln!("SKIPPED: lacks a /dev/kvm that opens");
             return;
         };
         // 1: jmp 1b

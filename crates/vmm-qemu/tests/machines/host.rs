@@ -44,7 +44,7 @@ pub(crate) fn test<Body: Future<Output = ()>>(body: impl FnOnce(Host) -> Body) {
     let host = match Host::new() {
         Ok(host) => host,
         Err(lacks) => {
-            eprintln!("skipped: it lacks {lacks}");
+            eprintln!("SKIPPED: lacks {lacks}");
             return;
         }
     };
