@@ -137,7 +137,8 @@ fn add(
             Content::Directory
         }
         EntryKind::HardLink(target) => {
-            let node = linked(image, target)?;
+            let replaced = tree.find(parent, name).map(|entry| tree.target(entry));
+            let node = linked(image, target, replaced)?;
             let tree = image.tree_mut();
             tree.link(parent, name, node, layer)?;
             mark_upwards(tree, parent, layer);
@@ -154,16 +155,27 @@ fn add(
     Ok(())
 }
 
-/// The node that a hard link leads to, a symbolic link itself if it is one.
-fn linked(image: &mut Image<'_>, target: &[u8]) -> Result<NodeId, EntryError> {
+/// The node that a hard link leads to, a symbolic link itself if it is one. It is not there if it
+/// is below the directory that the link replaces.
+fn linked(
+    image: &mut Image<'_>,
+    target: &[u8],
+    replaced: Option<NodeId>,
+) -> Result<NodeId, EntryError> {
     let tree = image.tree_mut();
     let text = || String::from_utf8_lossy(target).into_owned();
     let mut path = components(target)?;
     let name = path.pop().ok_or_else(|| EntryError::LinkToDirectory(text()))?;
-    let node = directory(tree, &path, Missing::Stop)?
-        .and_then(|parent| tree.find(parent, name))
-        .map(|entry| tree.target(entry))
-        .ok_or_else(|| EntryError::LinkTarget(text()))?;
+    let missing = || EntryError::LinkTarget(text());
+    let parent = directory(tree, &path, Missing::Stop)?.ok_or_else(missing)?;
+    let node = tree.find(parent, name).map(|entry| tree.target(entry)).ok_or_else(missing)?;
+    let mut above = Some(parent);
+    while let Some(directory) = above {
+        if Some(directory) == replaced {
+            return Err(missing());
+        }
+        above = tree.directory_entry(directory).map(|entry| tree.directory(entry));
+    }
     if tree.kind(node) == Kind::Directory {
         return Err(EntryError::LinkToDirectory(text()));
     }

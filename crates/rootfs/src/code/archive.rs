@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     fs::File,
-    io::{BufReader, Read as _, Seek as _},
+    io::{self, BufReader, Read, Seek, SeekFrom},
 };
 
 use costrel_ext4::{Content, Metadata, Timestamp};
@@ -29,6 +29,12 @@ pub(crate) fn unpack(
     file.rewind().map_err(CodeError::Read)?;
     let mut archive =
         ZipArchive::new(BufReader::with_capacity(64 << 10, file)).map_err(CodeError::Zip)?;
+    if archive.has_duplicate_names() {
+        let start = archive.central_directory_start();
+        let name = twice(archive.into_inner(), start).map_err(CodeError::Read)?;
+        return Err(CodeError::Entry { name: text(&name), source: EntryError::Duplicate });
+    }
+    // The same path may also be written in two ways.
     let mut names = HashSet::new();
     for index in 0..archive.len() {
         let entry = archive.by_index_data(index).map_err(CodeError::Zip)?;
@@ -103,6 +109,28 @@ fn components(name: &[u8]) -> Result<Vec<&[u8]>, EntryError> {
         return Err(EntryError::Escapes);
     }
     crate::path::components(name)
+}
+
+/// The name that the central directory has twice; nothing if it is damaged besides. The archive's
+/// reader keeps only the last entry of a name.
+fn twice(mut source: impl Read + Seek, start: u64) -> io::Result<Vec<u8>> {
+    const HEADER: usize = 46;
+    let mut names = HashSet::new();
+    source.seek(SeekFrom::Start(start))?;
+    loop {
+        let mut header = [0; HEADER];
+        source.read_exact(&mut header)?;
+        if header[..4] != *b"PK\x01\x02" {
+            return Ok(Vec::new());
+        }
+        let field = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
+        let mut name = vec![0; usize::from(field(28))];
+        source.read_exact(&mut name)?;
+        source.seek_relative(i64::from(field(30)) + i64::from(field(32)))?;
+        if !names.insert(name.clone()) {
+            return Ok(name);
+        }
+    }
 }
 
 /// A zip file's time has no zone: taken as UTC.

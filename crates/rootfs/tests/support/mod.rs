@@ -39,8 +39,10 @@ impl Layer {
         header.set_size(content.len() as u64);
         header.set_mode(if kind == EntryType::Directory { 0o755 } else { 0o644 });
         header.set_mtime(1_000_000_000);
-        (header.set_uid(0), header.set_gid(0));
-        (header.set_device_major(0).unwrap(), header.set_device_minor(0).unwrap());
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_device_major(0).unwrap();
+        header.set_device_minor(0).unwrap();
         set(&mut header);
         header.set_cksum();
         self.0.append(&header, content).unwrap();
