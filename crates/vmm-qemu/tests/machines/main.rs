@@ -257,6 +257,8 @@ fn a_killed_owner_takes_its_machine_along() {
         let mut owner = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "owner_of_a_machine", "--nocapture"])
             .env("COSTREL_TEST_OWNER", host.directory.path())
+            // What it makes for itself would outlive it elsewhere.
+            .env("TMPDIR", host.directory.path())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
