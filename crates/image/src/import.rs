@@ -22,7 +22,7 @@ use crate::{
     config::Configuration,
     manifest::{self, Blob, LARGEST_CONFIG, Manifest},
     progress::{self, Reporter},
-    pull::{blocking, check, record},
+    pull::{blocking, record},
     tree::{Content, Tree},
 };
 
@@ -193,7 +193,11 @@ impl Import {
             None => {
                 let name = EntryName::of_digest(&blob.digest);
                 let write = |draft: &mut costrel_store::Draft| draft.file().write_all(bytes);
-                self.store.inner.blobs.get_or_create(&name, write).map_err(LocalError::from)?
+                self.store
+                    .inner
+                    .blobs
+                    .get_or_create(&name, write)
+                    .map_err(LocalError::writing(self.store.blob_path(&blob.digest)))?
             }
         };
         Ok((blob, lease))
@@ -279,16 +283,6 @@ impl Import {
         let record =
             record(&self.store, reference, wanted, target, manifest_blob, manifest, configuration)?;
         Ok(self.store.commit(record, leases)?)
-    }
-
-    fn check(
-        &self,
-        manifest: &Manifest,
-        configuration: &Configuration,
-        by_index: bool,
-        name: &str,
-    ) -> Result<(), ImportError> {
-        check(manifest, configuration, &self.platform, by_index).map_err(self.unusable(name))
     }
 
     /// What an image is called that has only a tag, or nothing: after its file.

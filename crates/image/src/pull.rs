@@ -182,12 +182,12 @@ impl ImageStore {
 
 impl Pull {
     async fn run(mut self) -> Result<Image, PullError> {
-        let (target, fetched, by_index, manifest) = self.find_manifest().await?;
+        let (target, fetched, vouched, manifest) = self.find_manifest().await?;
         let manifest_blob = Blob { digest: fetched.digest, size: fetched.bytes.len() as u64 };
         self.keep(manifest_blob, fetched.bytes).await?;
         let configuration = self.configuration(manifest.config).await?;
-        let unusable = |error| self.unusable(error);
-        check(&manifest, &configuration, &self.platform, by_index).map_err(unusable)?;
+        let configuration = check(manifest.layers.len(), configuration, &self.platform, vouched)
+            .map_err(|error| self.unusable(error))?;
         self.fetch(manifest.layers.clone()).await?;
         let Self { store, reference, platform, leases, .. } = self;
         let committed = blocking(move || {
@@ -206,8 +206,10 @@ impl Pull {
     }
 
     /// Follows indexes to the manifest for the platform. Gives the digest that the name led to,
-    /// the manifest, and whether an index vouches for its platform.
-    async fn find_manifest(&self) -> Result<(Digest, FetchedManifest, bool, Manifest), PullError> {
+    /// the manifest, and the platform that an index vouches for.
+    async fn find_manifest(
+        &self,
+    ) -> Result<(Digest, FetchedManifest, Option<Platform>, Manifest), PullError> {
         let unusable = |error| self.unusable(error);
         let version = self.reference.version();
         let mut fetched = self
@@ -216,16 +218,16 @@ impl Pull {
             .await
             .map_err(|error| self.not_found(error))?;
         let target = fetched.digest;
-        let mut by_index = false;
+        let mut vouched = None;
         for _ in 0..manifest::DEEPEST {
             let document = Document::parse(&fetched.bytes, fetched.media_type.as_deref());
             match document.map_err(unusable)? {
                 Document::Manifest(manifest) => {
-                    return Ok((target, fetched, by_index, manifest));
+                    return Ok((target, fetched, vouched, manifest));
                 }
                 Document::Index(children) => {
                     let child = manifest::choose(&children, &self.platform).map_err(unusable)?;
-                    by_index = child.platform.is_some();
+                    vouched.clone_from(&child.platform);
                     let digest = child.blob.digest;
                     let next = self.registry.manifest(&digest.to_string(), Some(digest)).await;
                     fetched = next.map_err(|error| self.not_found(error))?;
@@ -258,7 +260,9 @@ impl Pull {
                 return Ok::<_, LocalError>(lease);
             }
             let name = EntryName::of_digest(&blob.digest);
-            Ok(store.inner.blobs.get_or_create(&name, |draft| draft.file().write_all(&bytes))?)
+            let created =
+                store.inner.blobs.get_or_create(&name, |draft| draft.file().write_all(&bytes));
+            created.map_err(LocalError::writing(store.blob_path(&blob.digest)))
         });
         self.leases.push(lease.await?);
         Ok(())
@@ -283,25 +287,27 @@ impl Pull {
     }
 }
 
-/// Whether configuration and manifest agree, and with what was asked for. Where an index says
+/// Whether configuration and manifest, of so many layers, agree, and with what was asked for. Where an index says
 /// what the image is for, it is believed: configurations are often careless about it.
 pub(crate) fn check(
-    manifest: &Manifest,
-    configuration: &Configuration,
+    layers: usize,
+    mut configuration: Configuration,
     wanted: &Platform,
-    by_index: bool,
-) -> Result<(), ManifestError> {
-    if !by_index && wanted.distance(&configuration.platform).is_none() {
+    vouched: Option<Platform>,
+) -> Result<Configuration, ManifestError> {
+    if let Some(platform) = vouched {
+        configuration.platform = platform;
+    } else if wanted.distance(&configuration.platform).is_none() {
         return Err(ManifestError::Platform {
             wanted: wanted.clone(),
-            offered: vec![configuration.platform.clone()],
+            offered: vec![configuration.platform],
         });
     }
-    let (layers, diff_ids) = (manifest.layers.len(), configuration.diff_ids.len());
+    let diff_ids = configuration.diff_ids.len();
     if layers != diff_ids {
         return Err(ManifestError::LayerCount { layers, diff_ids });
     }
-    Ok(())
+    Ok(configuration)
 }
 
 /// The record of an image whose blobs are all in the store.

@@ -79,13 +79,12 @@ pub(crate) fn at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error)
     move |source| LocalError::Io { operation, path, source }
 }
 
-impl From<CreateError<io::Error>> for LocalError {
-    fn from(error: CreateError<io::Error>) -> Self {
-        match error {
+impl LocalError {
+    /// What a failure to write the entry at `path` is.
+    pub(crate) fn writing(path: PathBuf) -> impl FnOnce(CreateError<io::Error>) -> Self {
+        move |error| match error {
             CreateError::Store(error) => Self::Store(error),
-            CreateError::Writer(source) => {
-                Self::Io { operation: "write", path: PathBuf::from("a new entry"), source }
-            }
+            CreateError::Writer(source) => Self::Io { operation: "write", path, source },
         }
     }
 }
@@ -229,7 +228,10 @@ impl ImageStore {
         let name = Record::entry_name(&record.reference, &record.wanted);
         let json = serde_json::to_vec(&record)
             .map_err(|error| at("encode", &self.inner.records.path(&name))(error.into()))?;
-        self.inner.records.replace(&name, |draft| draft.file().write_all(&json))?;
+        self.inner
+            .records
+            .replace(&name, |draft| draft.file().write_all(&json))
+            .map_err(LocalError::writing(self.inner.records.path(&name)))?;
         self.assemble(&record, &record.reference)?.ok_or_else(|| {
             let missing = io::Error::new(io::ErrorKind::NotFound, "a blob vanished");
             at("use", &self.inner.records.path(&name))(missing)

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::{Choice, Import, ImportError};
 use crate::{
     Compression, Image, Reference,
-    manifest::{self, Blob, LARGEST_CONFIG, Manifest, ManifestError},
+    manifest::{self, Blob, LARGEST_CONFIG, Manifest},
+    pull::check,
 };
 
 #[derive(Deserialize)]
@@ -75,7 +76,6 @@ impl Import {
     /// An archive has no manifest: one is made, always the same for the same image.
     fn import_entry(&self, entry: &Entry, name: Reference) -> Result<Image, ImportError> {
         let shown = name.to_string();
-        let unusable = self.unusable(&shown);
         let config = self.document(&entry.config, LARGEST_CONFIG)?;
         let config = config.ok_or_else(|| ImportError::Missing {
             path: self.path.clone(),
@@ -83,15 +83,12 @@ impl Import {
         })?;
         let (config, lease) = self.keep(&config)?;
         let mut leases = vec![lease];
-        let configuration = self.configuration(config, &shown)?;
-        let (layers, diff_ids) = (entry.layers.len(), configuration.diff_ids.len());
-        if layers != diff_ids {
-            return Err(unusable(ManifestError::LayerCount { layers, diff_ids }));
-        }
-        let mut manifest = Manifest { config, layers: Vec::with_capacity(layers) };
-        let mut described = Vec::with_capacity(layers);
         // What is for another platform is refused before it is copied.
-        check_platform(self, &configuration, &shown)?;
+        let configuration = self.configuration(config, &shown)?;
+        let configuration = check(entry.layers.len(), configuration, &self.platform, None)
+            .map_err(self.unusable(&shown))?;
+        let mut manifest = Manifest { config, layers: Vec::new() };
+        let mut described = Vec::new();
         for (member, diff_id) in entry.layers.iter().zip(&configuration.diff_ids) {
             let (blob, media_type) = self.layer(member, *diff_id)?;
             leases.push(self.copy(blob, member)?);
@@ -129,21 +126,6 @@ impl Import {
         let digest = self.transfer(self.content(member)?, None, diff_id);
         Ok((Blob { digest: digest.map_err(self.unreadable())?, size }, media_type))
     }
-}
-
-fn check_platform(
-    import: &Import,
-    configuration: &crate::config::Configuration,
-    name: &str,
-) -> Result<(), ImportError> {
-    let offered = &configuration.platform;
-    if import.platform.distance(offered).is_some() {
-        return Ok(());
-    }
-    Err(import.unusable(name)(ManifestError::Platform {
-        wanted: import.platform.clone(),
-        offered: vec![offered.clone()],
-    }))
 }
 
 fn descriptor(media_type: &str, blob: Blob) -> Value {

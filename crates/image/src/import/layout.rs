@@ -6,6 +6,7 @@ use super::{Choice, Import, ImportError};
 use crate::{
     Image, Reference,
     manifest::{self, Blob, Child, Document, ManifestError},
+    pull::check,
 };
 
 const NAME: &str = "org.opencontainers.image.ref.name";
@@ -68,7 +69,7 @@ impl Import {
         let mut child = manifest::choose(&image.children, &self.platform).map_err(&unusable)?;
         // A single image is what its name means, for whatever platform it is.
         let target = if let [only] = image.children.as_slice() { only } else { child }.blob.digest;
-        let mut by_index = child.platform.is_some();
+        let mut vouched = child.platform.clone();
         let mut children;
         for _ in 0..manifest::DEEPEST {
             let (bytes, lease) = self.manifest(child.blob, &shown)?;
@@ -78,7 +79,9 @@ impl Import {
                     leases.push(lease);
                     leases.push(self.copy_blob(manifest.config)?);
                     let configuration = self.configuration(manifest.config, &shown)?;
-                    self.check(&manifest, &configuration, by_index, &shown)?;
+                    let configuration =
+                        check(manifest.layers.len(), configuration, &self.platform, vouched)
+                            .map_err(&unusable)?;
                     for layer in &manifest.layers {
                         leases.push(self.copy_blob(*layer)?);
                     }
@@ -89,7 +92,7 @@ impl Import {
                 Document::Index(next) => {
                     children = next;
                     child = manifest::choose(&children, &self.platform).map_err(&unusable)?;
-                    by_index = child.platform.is_some();
+                    vouched.clone_from(&child.platform);
                 }
             }
         }

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -36,24 +35,11 @@ impl Registry {
     }
 
     pub(crate) fn protected(protection: Protection) -> Self {
-        // Another process may take the port in between: then once more.
-        for _ in 0..10 {
-            if let Some(registry) = Self::try_start(protection) {
-                return registry;
-            }
-        }
-        panic!("docker-registry does not start");
-    }
-
-    fn try_start(protection: Protection) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
-        let port =
-            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-        let address = format!("127.0.0.1:{port}");
         let mut config = format!(
-            "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  \
-             filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {address}\n",
+            "version: 0.1\nlog:\n  level: info\n  accesslog:\n    disabled: true\nstorage:\n  \
+             filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:0\n",
             root.join("data").display()
         );
         if protection.tls {
@@ -73,23 +59,25 @@ impl Registry {
             ));
         }
         fs::write(root.join("config.yml"), config).unwrap();
+        let log = root.join("log");
         let mut child = Command::new("docker-registry")
             .arg("serve")
             .arg(root.join("config.yml"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(fs::File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        loop {
-            if TcpStream::connect(&address).is_ok() && child.try_wait().unwrap().is_none() {
-                return Some(Self { child, directory, address, protection });
+        // It chooses a free port by itself and says which.
+        let address = loop {
+            let text = fs::read_to_string(&log).unwrap();
+            if let Some(address) = listening(&text) {
+                break address;
             }
-            if child.try_wait().unwrap().is_some() {
-                return None;
-            }
+            assert!(child.try_wait().unwrap().is_none(), "docker-registry ended: {text}");
             std::thread::sleep(Duration::from_millis(5));
-        }
+        };
+        Self { child, directory, address, protection }
     }
 
     /// The certificate that it shows, which is its own root.
@@ -125,4 +113,11 @@ impl Drop for Registry {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The address in `… msg="listening on 127.0.0.1:5000" …`, once it is written whole.
+fn listening(log: &str) -> Option<String> {
+    let rest = log.split("listening on ").nth(1)?;
+    let end = rest.find(|letter: char| letter != '.' && letter != ':' && !letter.is_ascii_digit());
+    Some(rest[..end?].to_owned())
 }
