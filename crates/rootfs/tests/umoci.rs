@@ -127,7 +127,8 @@ fn archive(steps: &[Step], files: &mut Vec<String>) -> Layer {
                 add(&mut layer, EntryType::Symlink, fields, target, b"");
             }
             Step::HardLink(path, target) => {
-                layer.hard_link(path, target.get(files.as_slice()));
+                let target: &String = target.get(files.as_slice());
+                layer.hard_link(path, target);
             }
             Step::Device(fields) => add(&mut layer, EntryType::Char, fields, "", b""),
             Step::Fifo(fields) => add(&mut layer, EntryType::Fifo, fields, "", b""),
