@@ -47,6 +47,10 @@ pub(crate) fn spawn(
         // The guest's memory doesn't belong into a core file.
         let none = Rlimit { current: Some(0), maximum: Some(0) };
         rustix::process::setrlimit(Resource::Core, none)?;
+        // What this process has inherited itself may be open across `exec`. A kernel older than
+        // 5.11 refuses, and such descriptors stay: no harm that would be worth a failure.
+        // SAFETY: the call changes flags of descriptors in the child only.
+        unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed()) };
         for &fd in &inherited {
             // SAFETY: the caller holds these descriptors open while `spawn` runs, and this is the
             // child's copy of them.
@@ -59,4 +63,32 @@ pub(crate) fn spawn(
     // another thread of the parent may have held at the fork.
     unsafe { command.pre_exec(before_exec) };
     command.spawn()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read as _, os::fd::AsFd as _};
+
+    use rustix::pipe::{PipeFlags, pipe_with};
+
+    use super::*;
+
+    #[test]
+    fn only_the_named_descriptors_and_no_environment_arrive() {
+        let (pipe, _) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        // Numbers that the shell does not use itself.
+        let named = rustix::io::fcntl_dupfd_cloexec(&pipe, 500).unwrap();
+        let unnamed = rustix::io::fcntl_dupfd_cloexec(&pipe, 600).unwrap();
+        // As if whoever started this process had left it open.
+        rustix::io::fcntl_setfd(&unnamed, FdFlags::empty()).unwrap();
+        let script = "for fd in /proc/self/fd/*; do echo \"${fd##*/}\" >&2; done; export -p >&2";
+        let arguments = ["-c".to_owned(), script.to_owned()];
+        let mut child = spawn(Path::new("/bin/sh"), &arguments, &[named.as_fd()]).unwrap();
+        let mut heard = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut heard).unwrap();
+        assert!(child.wait().unwrap().success());
+        let has = |fd: RawFd| heard.lines().any(|line| line == fd.to_string());
+        assert!(has(named.as_raw_fd()) && !has(unnamed.as_raw_fd()), "{heard}");
+        assert!(!heard.contains("HOME"), "{heard}");
+    }
 }
