@@ -24,6 +24,10 @@ pub struct Image {
     pub manifest_digest: Digest,
     /// The digest of its configuration, docker's "image id".
     pub config_digest: Digest,
+    /// The manifest's file, JSON.
+    pub manifest_path: PathBuf,
+    /// The configuration's file, JSON.
+    pub config_path: PathBuf,
     /// How it wants to be run.
     pub config: ImageConfig,
     /// Its layers, the lowest first.

@@ -195,6 +195,8 @@ impl ImageStore {
             platform: record.platform.clone(),
             manifest_digest: record.manifest.digest,
             config_digest: record.config.digest,
+            manifest_path: self.blob_path(&record.manifest.digest),
+            config_path: path,
             config: read.config,
             layers: layers.collect(),
             _leases: leases.into(),

@@ -53,7 +53,12 @@ async fn pulls_once_and_then_works_offline() {
     // The configuration and the layers.
     assert_eq!((told.fetched(), told.cached()), (4, 0));
 
-    // Another name for the same image needs no blob again.
+    // The same place by another name, and another name for the same image, need no blob again.
+    let port = registry.address.rsplit(':').next().unwrap();
+    let told = Told::default();
+    let local = reference(&format!("localhost:{port}/team/app:v1"));
+    store.pull(&local, &amd64(), PullPolicy::Missing, &told).await.unwrap();
+    assert_eq!((told.fetched(), told.cached()), (0, 4));
     let by_digest = format!("{}/team/app@{}", registry.address, image.manifest_digest);
     pull(&store, &by_digest, PullPolicy::Always).await.unwrap();
     registry.push(&directory.path().join("layout"), "app", "team/app:v2", &["--preserve-digests"]);

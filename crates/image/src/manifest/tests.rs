@@ -125,3 +125,30 @@ fn refuses_the_rest_by_name() {
     large["config"]["size"] = (LARGEST_CONFIG + 1).into();
     assert!(matches!(error(&large, None), E::TooLarge { .. }));
 }
+
+proptest::proptest! {
+    /// A manifest with any one value replaced by any other is answered.
+    #[test]
+    fn documents_of_strangers_are_answered(
+        place in 0_usize..12,
+        number in proptest::prelude::any::<i64>(),
+        text in "\\PC{0,80}",
+        is_number in proptest::prelude::any::<bool>(),
+    ) {
+        let value: Value = if is_number { number.into() } else { text.into() };
+        let mut document = image(CONFIG_TYPES[0], LAYER_TYPES[0]);
+        document["manifests"] = json!([entry("e", Some("linux/amd64"))]);
+        let places = [
+            "/schemaVersion", "/config", "/config/digest", "/config/size", "/config/mediaType",
+            "/layers", "/layers/0", "/layers/0/digest", "/manifests", "/manifests/0/platform",
+            "/manifests/0/platform/os", "/manifests/0/digest",
+        ];
+        *document.pointer_mut(places[place]).unwrap() = value;
+        for dropped in ["layers", "manifests"] {
+            let mut document = document.clone();
+            document.as_object_mut().unwrap().remove(dropped);
+            let _ = Document::parse(document.to_string().as_bytes(), None);
+            let _ = crate::config::Configuration::parse(document.to_string().as_bytes());
+        }
+    }
+}
