@@ -210,7 +210,7 @@ impl Registry {
                     }
                 }
                 // Nothing behind the start: the blob is taken from 0.
-                StatusCode::RANGE_NOT_SATISFIABLE => return Ok(response),
+                StatusCode::RANGE_NOT_SATISFIABLE if start > 0 => return Ok(response),
                 _ => return Err(self.refusal(response).await),
             }
         }
