@@ -38,6 +38,7 @@ mod scratch;
 mod superblock;
 mod tables;
 mod tree;
+mod verify;
 mod xattr;
 
 pub use data::{FileData, FileWriter};
@@ -46,3 +47,4 @@ pub use image::{Image, ImageSpec, Written};
 pub use node::{Content, Device, Kind, Metadata, Timestamp};
 pub use scratch::{MAX_SCRATCH, MIN_SCRATCH, ScratchDirectory, ScratchSpec, format_scratch};
 pub use tree::{EntryId, NodeId, Tree};
+pub use verify::is_intact;

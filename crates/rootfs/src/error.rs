@@ -25,6 +25,12 @@ pub enum StageError {
         #[source]
         source: WriteError,
     },
+    /// The staged disk is damaged, and in use, so that it cannot be staged again.
+    #[error("{} is damaged, and another process uses it", path.display())]
+    Damaged {
+        /// The image.
+        path: PathBuf,
+    },
     /// A layer cannot be opened.
     #[error("cannot open layer {}", path.display())]
     OpenLayer {

@@ -52,7 +52,12 @@ pub(crate) fn apply(
             continue;
         };
         let data = match &entry.kind {
-            EntryKind::File => content(image, archive)?,
+            EntryKind::File => content(image, archive).map_err(|error| match error {
+                LayerError::Write(WriteError::FileTooLarge { limit }) => {
+                    failed(EntryError::TooLarge { limit })
+                }
+                other => other,
+            })?,
             _ => FileData::EMPTY,
         };
         add(image, layer, &entry, parent, name, data).map_err(failed)?;

@@ -41,6 +41,12 @@ pub enum EntryError {
     /// A node that is neither a file, a directory nor a symbolic link.
     #[error("it is neither a file, a directory nor a symbolic link")]
     Special,
+    /// It is larger than a file can be.
+    #[error("it is larger than a file in ext4 can be, {limit} bytes")]
+    TooLarge {
+        /// The largest file.
+        limit: u64,
+    },
     /// It cannot be in a file system.
     #[error(transparent)]
     Tree(#[from] TreeError),

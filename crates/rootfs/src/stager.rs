@@ -2,7 +2,7 @@
 
 use std::{fs::File, path::Path, thread};
 
-use costrel_ext4::{Image, ImageSpec};
+use costrel_ext4::{Image, ImageSpec, is_intact};
 use costrel_store::{Digest, EntryName, Hasher, Removal, Store};
 
 use crate::{
@@ -149,6 +149,7 @@ fn stage(
     fill: impl FnOnce(&mut Image<'_>) -> Result<(), StageError>,
 ) -> Result<StagedDisk, StageError> {
     let name = EntryName::of_digest(&key);
+    discard_if_damaged(store, &name)?;
     let write = |file: &File| {
         let mut uuid = [0; 16];
         uuid.copy_from_slice(&key.as_bytes()[..16]);
@@ -163,6 +164,22 @@ fn stage(
         write(draft.file()).map_err(|error: StageError| error.at(&path))
     })?;
     Ok(StagedDisk { lease, key })
+}
+
+/// A disk that was cut short or overwritten since it was staged, as by a crash of the host, is
+/// removed, so that it is staged again.
+fn discard_if_damaged(store: &Store, name: &EntryName) -> Result<(), StageError> {
+    let Some(lease) = store.get(name)? else { return Ok(()) };
+    let path = lease.path().to_owned();
+    if File::open(&path).and_then(|file| is_intact(&file)).unwrap_or(false) {
+        return Ok(());
+    }
+    tracing::warn!(path = %path.display(), "a staged disk is damaged and is staged again");
+    drop(lease);
+    match store.remove(name)? {
+        Removal::Removed | Removal::Absent => Ok(()),
+        Removal::InUse => Err(StageError::Damaged { path }),
+    }
 }
 
 fn stage_layers(

@@ -211,6 +211,26 @@ fn an_image_is_staged_once_and_removed_when_unused() {
     assert!(stager.entries().unwrap().is_empty());
 }
 
+#[test]
+fn a_damaged_disk_is_staged_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = image(
+        directory.path(),
+        vec![layer(|l| {
+            l.file("a", b"1");
+        })],
+    );
+    let stager = Stager::open(directory.path()).unwrap();
+    let path = stager.image(&image, &Silent).unwrap().path().to_owned();
+    let sound = fs::read(&path).unwrap();
+    fs::write(&path, &sound[..sound.len() / 2]).unwrap();
+    let disk = stager.image(&image, &Silent).unwrap();
+    assert!(disk.built());
+    assert!(fs::read(&path).unwrap() == sound);
+    fs::write(&path, b"").unwrap();
+    assert!(matches!(stager.image(&image, &Silent), Err(StageError::Damaged { .. })));
+}
+
 /// What a single layer of this content is refused for.
 fn refusal(fill: impl FnOnce(&mut Layer)) -> (String, EntryError) {
     let directory = tempfile::tempdir().unwrap();
@@ -273,6 +293,11 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         .1,
         EntryError::SymlinkLoop
     ));
+    let huge = [("GNU.sparse.size", &b"99999999999999999"[..]), ("GNU.sparse.map", b"0,1")];
+    let (name, error) = refusal(|l| {
+        l.pax(&huge).file("huge", b"x");
+    });
+    assert!(name == "huge" && matches!(error, EntryError::TooLarge { .. }), "{error}");
     assert!(matches!(
         refusal(|l| {
             l.file(".wh..", b"");

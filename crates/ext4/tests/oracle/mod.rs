@@ -1,6 +1,7 @@
 //! e2fsprogs, which know better than we do.
 
 #![expect(clippy::print_stderr, reason = "a skipped test says what it lacks")]
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::{path::Path, process::Command};
 
