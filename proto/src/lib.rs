@@ -2,7 +2,12 @@
 
 /// Version 1 of the agent's protocol.
 pub mod v1 {
-    #![allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated: the .proto file documents it")]
+    #![allow(
+        missing_docs,
+        clippy::all,
+        clippy::pedantic,
+        reason = "generated: the .proto file documents it"
+    )]
     tonic::include_proto!("costrel.agent.v1");
 }
 

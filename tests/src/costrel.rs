@@ -91,25 +91,18 @@ impl Costrel {
     /// `costrel invoke` of a handler of `examples/python-cases` on the Python image.
     #[must_use]
     pub fn python_case(home: &Home, handler: &str, event: &str) -> Self {
+        Self::python(home, "python-cases", handler, event)
+    }
+
+    /// `costrel invoke` of a handler in that directory of `examples/`, on the Python image.
+    #[must_use]
+    pub fn python(home: &Home, code: &str, handler: &str, event: &str) -> Self {
         let image = format!("oci:{}", crate::python_image().display());
-        let code = crate::example("python-cases");
+        let code = crate::example(code);
         let code = code.to_string_lossy();
-        Self::new(
-            home,
-            [
-                "invoke",
-                "--runtime",
-                "python3.11",
-                "--image",
-                &image,
-                "--code",
-                &code,
-                "--handler",
-                handler,
-                "--",
-                event,
-            ],
-        )
+        let function =
+            ["--runtime", "python3.11", "--image", &image, "--code", &code, "--handler", handler];
+        Self::new(home, ["invoke"].iter().chain(&function).chain(&["--", event]))
     }
 
     /// `costrel invoke` of the Rust function.

@@ -6,10 +6,10 @@ use serde_json::json;
 #[test]
 fn answers_from_its_own_machine() {
     let directory = tempfile::tempdir().unwrap();
-    let run = Costrel::python_case(&Home::shared(), "app.handler", r#"{"name":"Ada"}"#)
-        .with(["--code", &costrel_tests::example("python-function").to_string_lossy()])
-        .with(["--layer", &layer_zip(directory.path()).to_string_lossy()])
-        .run();
+    let run =
+        Costrel::python(&Home::shared(), "python-function", "app.handler", r#"{"name":"Ada"}"#)
+            .with(["--layer", &layer_zip(directory.path()).to_string_lossy()])
+            .run();
     assert_eq!(run.code, Some(0), "{run:#?}");
     let payload = run.payload();
     assert_eq!(payload["greeting"], "Hello Ada, greetings from a layer");

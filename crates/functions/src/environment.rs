@@ -73,6 +73,12 @@ pub(crate) fn build(
     for (name, value) in image.iter().chain(&spec.environment) {
         set(name, value);
     }
+    if let Launch::Bootstrap(_) = spec.package.launch
+        && !spec.environment.iter().any(|(name, _)| name == "TZ")
+    {
+        // AWS's images say otherwise, AWS's runtimes do not go by them.
+        set("TZ", ":UTC");
+    }
     set("LAMBDA_TASK_ROOT", "/var/task");
     set("LAMBDA_RUNTIME_DIR", "/var/runtime");
     set("AWS_REGION", &spec.region);
@@ -145,7 +151,7 @@ mod tests {
             .map(|(n, v)| (n.into(), v.into()));
         let built = build(&spec(&[("A", "owner")]), Some("app.handler"), &image, "stream").unwrap();
         let value = |name: &str| built.iter().find(|v| v.name == name).map(|v| v.value.as_str());
-        assert_eq!(value("TZ"), Some("UTC"));
+        assert_eq!(value("TZ"), Some(":UTC"));
         assert_eq!(value("A"), Some("owner"));
         assert_eq!(value("AWS_REGION"), Some("eu-west-1"));
         assert_eq!(value("_HANDLER"), Some("app.handler"));

@@ -36,7 +36,7 @@ const BUFFERED_LIMIT: usize = 6_291_556;
 const STREAMED_LIMIT: usize = 200 << 20;
 
 /// What kernel and agent take of a machine's memory, in MiB: it comes on top of the function's.
-const SYSTEM_MEMORY: u32 = 64;
+const SYSTEM_MEMORY: u32 = 128;
 
 /// The memory, in MB, with which a function gets one vCPU's worth of CPU on AWS.
 const MEMORY_PER_VCPU: u32 = 1769;

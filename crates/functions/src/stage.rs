@@ -1,6 +1,6 @@
 //! From a function's description to the disks that its instances share.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use costrel_agent_client::wire::EnvironmentVariable;
 use costrel_image::{
@@ -93,20 +93,23 @@ impl Stage {
         reporter: Arc<dyn StageReporter>,
         timeline: &mut Timeline,
     ) -> Result<StagedFunction, StageFunctionError> {
-        let mut began = std::time::Instant::now();
+        // The code first: what is wrong with it is found before anything is fetched for it.
+        let began = Instant::now();
+        let code = match (&spec.package.code, &spec.layers[..]) {
+            (None, []) => None,
+            _ => Some(Arc::new(self.code(&spec, &reporter).await?)),
+        };
+        timeline.end("code", began);
         let mut disks = Vec::new();
         let mut image = None;
         if let Some(source) = &spec.package.image {
+            let began = Instant::now();
             let (found, disk) = self.image(source, &reporter).await?;
             disks.push(Arc::new(disk));
             image = Some(found);
             timeline.end("image", began);
-            began = std::time::Instant::now();
         }
-        if spec.package.code.is_some() || !spec.layers.is_empty() {
-            disks.push(Arc::new(self.code(&spec, &reporter).await?));
-            timeline.end("code", began);
-        }
+        disks.extend(code);
         Self::assemble(spec, disks, image.as_ref())
     }
 

@@ -12,7 +12,10 @@ use std::{
 
 use async_trait::async_trait;
 use costrel_vmm::{ByteStream, DialError, Exit, GuestPort, Machine, MachineError};
-use rustix::process::Signal;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::Signal,
+};
 use tokio::{sync::watch, time::timeout};
 
 use crate::{console::ConsoleWatch, ports::Ports, qmp::QmpCommands};
@@ -105,6 +108,10 @@ impl Drop for QemuMachine {
     fn drop(&mut self) {
         self.shared.killed.store(true, Ordering::SeqCst);
         self.shared.kill();
+        // Whoever drops a machine may end the next moment, and must not leave anything running: it
+        // takes the kernel milliseconds to take QEMU apart.
+        let mut ended = [PollFd::new(&self.shared.process, PollFlags::IN)];
+        let _ = poll(&mut ended, Some(&Timespec { tv_sec: 2, tv_nsec: 0 }));
     }
 }
 
