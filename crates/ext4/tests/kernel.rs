@@ -9,6 +9,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::Path,
     process::Command,
+    time::Duration,
 };
 
 use costrel_ext4::{
@@ -35,7 +36,12 @@ fn mounted(image: &Path, options: &str, look: impl FnOnce(&Path)) {
         }
     }
     let looked = catch_unwind(AssertUnwindSafe(|| look(directory.path())));
-    assert!(Command::new("umount").arg(directory.path()).status().unwrap().success());
+    // A process that another test forks holds our files until it executes its program.
+    let unmounted = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        Command::new("umount").arg(directory.path()).output().unwrap().status.success()
+    });
+    assert!(unmounted, "{} stays mounted", directory.path().display());
     if let Err(panic) = looked {
         resume_unwind(panic);
     }

@@ -171,19 +171,21 @@ impl From<CreateError<Self>> for StageError {
 impl StageError {
     /// Says it plainly if the error, however deep, is that the device is full.
     pub(crate) fn at(self, path: &std::path::Path) -> Self {
-        let write = match self {
-            Self::Write(error)
-            | Self::Layer { source: LayerError::Write(error), .. }
-            | Self::Code { source: CodeError::Write(error), .. } => error,
-            other => return other,
-        };
-        let is_full =
-            |kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-        match &write {
-            WriteError::Io { source, .. } if is_full(source.kind()) => {
-                Self::NoSpace { path: path.to_owned(), source: write }
+        match self {
+            Self::Write(source)
+            | Self::Layer { source: LayerError::Write(source), .. }
+            | Self::Code { source: CodeError::Write(source), .. }
+                if is_full(&source) =>
+            {
+                Self::NoSpace { path: path.to_owned(), source }
             }
-            _ => Self::Write(write),
+            other => other,
         }
     }
+}
+
+fn is_full(error: &WriteError) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error, WriteError::Io { source, .. }
+        if matches!(source.kind(), StorageFull | QuotaExceeded))
 }

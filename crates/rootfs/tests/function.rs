@@ -1,4 +1,5 @@
 //! Function code and layers, from directories and zip files of all sorts.
+#![expect(clippy::print_stderr, reason = "a skipped test says what it lacks")]
 
 mod support;
 
@@ -200,6 +201,33 @@ fn hostile_zip_files_are_refused_by_name() {
 }
 
 #[test]
+fn info_zip_can_stream_and_use_zip64() {
+    let directory = tempfile::tempdir().unwrap();
+    let code = directory.path().join("code");
+    fs::create_dir_all(code.join("d")).unwrap();
+    fs::write(code.join("d/f"), "content ".repeat(1000)).unwrap();
+    fs::set_permissions(code.join("d/f"), fs::Permissions::from_mode(0o640)).unwrap();
+    // To standard output it writes data descriptors; -fz makes it write zip64.
+    for options in [&["-qr"][..], &["-qr", "-fz"]] {
+        let output = std::process::Command::new("zip")
+            .args(options)
+            .args(["-", "."])
+            .current_dir(&code)
+            .output();
+        let Ok(output) = output else {
+            eprintln!("SKIPPED: zip is not installed (package zip)");
+            return;
+        };
+        let path = directory.path().join("code.zip");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        fs::write(&path, output.stdout).unwrap();
+        let disk = stage(directory.path(), &function(CodeSource::Zip(path))).unwrap();
+        let Some((mode, content)) = mode(&disk, "var/task/d/f") else { return };
+        assert_eq!((mode, content.len()), (0o640, 8000), "{options:?}");
+    }
+}
+
+#[test]
 fn encrypted_entries_are_refused_by_name() {
     // The general purpose flag of an otherwise sound archive, set in both headers.
     let directory = tempfile::tempdir().unwrap();
@@ -280,6 +308,6 @@ fn a_scratch_disk_can_be_written_and_grown() {
     for n in 0..500 {
         fs::write(target.join(format!("upper/{n}")), vec![1; 20_000]).unwrap();
     }
-    std::process::Command::new("umount").arg(&target).status().unwrap();
+    support::unmount(&target);
     check(&path);
 }

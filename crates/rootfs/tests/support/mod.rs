@@ -252,6 +252,19 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
+        unmount(self.0.path());
     }
+}
+
+/// Unmounts, again and again while the mount is busy: a process that another test forks holds
+/// our files until it executes its program.
+pub(crate) fn unmount(path: &Path) {
+    for _ in 0..100 {
+        let output = Command::new("umount").arg(path).output();
+        if output.is_ok_and(|output| output.status.success()) {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    eprintln!("{} stays mounted", path.display());
 }
