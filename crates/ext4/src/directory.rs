@@ -57,24 +57,24 @@ impl<'a> Directory<'a> {
         if 12 + 12 + length <= LEAF_ROOM {
             return Ok(Plan::Linear);
         }
-        let mut hashed: Vec<((u32, u32), Entry<'a>)> =
-            self.entries.drain(..).map(|entry| (half_md4(entry.name, hash_seed), entry)).collect();
+        let hash = |entry: &Entry<'_>| half_md4(entry.name, hash_seed);
         // The sort is stable and names come sorted: ties go by name.
-        hashed.sort_by_key(|(hash, _)| *hash);
+        self.entries.sort_by_cached_key(hash);
 
         let mut leaves = vec![(0, 0)];
-        let mut filled = 0;
-        for (position, (hash, entry)) in hashed.iter().enumerate() {
+        let (mut filled, mut previous) = (0, None);
+        for (position, entry) in self.entries.iter().enumerate() {
             let length = entry_length(entry.name.len());
+            let (hash, _) = hash(entry);
             if filled + length > LEAF_ROOM {
                 // The lowest bit says that the hash's first entries are in the leaf before.
-                let continued = hashed[position - 1].0.0 == hash.0;
-                leaves.push((position, hash.0 | u32::from(continued)));
+                let continued = previous == Some(hash);
+                leaves.push((position, hash | u32::from(continued)));
                 filled = 0;
             }
             filled += length;
+            previous = Some(hash);
         }
-        self.entries.extend(hashed.into_iter().map(|(_, entry)| entry));
         if leaves.len() > ROOT_LIMIT * NODE_LIMIT {
             return Err(WriteError::DirectoryTooLarge { entries: self.entries.len() });
         }
