@@ -41,7 +41,7 @@ test-long: ## The slow ones: thousands of property cases, longer fault injection
 	@COSTREL_LONG_TESTS=1 scripts/test.sh
 
 bench: build ## Measure, and print a table
-	@scripts/bench.sh
+	@scripts/bench.py
 
 lint: ## Formatting and clippy
 	@cargo fmt --all --check

@@ -143,6 +143,29 @@ fn a_blob_whose_digest_is_wrong() {
     });
 }
 
+/// Damage that comes to the store after the image did is mended without a word from anybody.
+#[test]
+fn a_blob_that_rots_in_the_store() {
+    let home = Home::private();
+    let invoke = || Costrel::python_case(&home, "cases.echo", "{}").run();
+    assert_eq!(invoke().code, Some(0));
+    fs::remove_dir_all(home.path().join("cache/costrel/rootfs")).unwrap();
+    let blobs = fs::read_dir(home.path().join("data/costrel/images/blobs")).unwrap().flatten();
+    let blob = blobs
+        .filter(|blob| blob.file_type().unwrap().is_file())
+        .max_by_key(|blob| blob.metadata().unwrap().len())
+        .unwrap()
+        .path();
+    let mut bytes = fs::read(&blob).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&blob, &bytes).unwrap();
+    let run = invoke();
+    assert_eq!(run.code, Some(0), "{run:#?}");
+    bytes[middle] ^= 1;
+    assert!(fs::read(&blob).unwrap() == bytes, "the blob was fetched again");
+}
+
 #[test]
 fn an_image_for_another_architecture() {
     let run = refused(1, &["linux/amd64"], |home| {

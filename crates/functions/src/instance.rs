@@ -177,6 +177,11 @@ impl Instance {
         &self.sandbox
     }
 
+    /// What the agent occupies in the guest's memory, in bytes, if it says.
+    pub async fn agent_memory(&self) -> Option<u64> {
+        self.sandbox.agent().describe().await.ok().map(|agent| agent.agent_resident_bytes)
+    }
+
     /// Ends the instance. Nothing of it is left when this returns.
     pub async fn stop(self) {
         self.sandbox.kill().await;

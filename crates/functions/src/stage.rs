@@ -39,7 +39,7 @@ impl<T: PullProgress + StageProgress + 'static> StageReporter for T {}
 pub enum StageFunctionError {
     /// Its image could not be had.
     #[error(transparent)]
-    Image(#[from] ObtainError),
+    Image(#[from] Box<ObtainError>),
     /// A disk could not be made.
     #[error(transparent)]
     Disk(#[from] StageError),
@@ -118,8 +118,28 @@ impl Stage {
         source: &ImageSource,
         reporter: &Arc<dyn StageReporter>,
     ) -> Result<(Image, StagedDisk), StageFunctionError> {
-        let image =
-            self.images.obtain(source, &self.platform, self.pull_policy, &**reporter).await?;
+        let error = match self.stage_image(source, reporter).await {
+            Err(StageFunctionError::Disk(
+                error @ (StageError::DiffId { .. } | StageError::Layer { .. }),
+            )) => error,
+            done => return done,
+        };
+        // A blob may have been damaged since it was fetched. If so, it is thrown away and fetched
+        // again; if not, the image is at fault.
+        let images = Arc::clone(&self.images);
+        match blocking(move || images.verify()).await? {
+            Ok(damaged) if !damaged.is_empty() => self.stage_image(source, reporter).await,
+            _ => Err(error.into()),
+        }
+    }
+
+    async fn stage_image(
+        &self,
+        source: &ImageSource,
+        reporter: &Arc<dyn StageReporter>,
+    ) -> Result<(Image, StagedDisk), StageFunctionError> {
+        let image = self.images.obtain(source, &self.platform, self.pull_policy, &**reporter).await;
+        let image = image.map_err(Box::new)?;
         let layers = image.layers.iter().map(|layer| LayerBlob {
             path: layer.path.clone(),
             compression: match layer.compression {

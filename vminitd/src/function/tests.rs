@@ -263,7 +263,10 @@ async fn an_init_error_is_reported_once() {
 #[tokio::test]
 async fn a_process_is_heard_to_its_end() {
     if !rustix::process::getuid().is_root() {
-        eprintln!("skipped: it takes root to start a process with an account of its own");
+        #[expect(clippy::print_stderr, reason = "a test that is skipped says what it lacks")]
+        {
+            eprintln!("skipped: it takes root to start a process with an account of its own");
+        }
         return;
     }
     let guest = Guest::started().await;

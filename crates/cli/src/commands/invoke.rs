@@ -22,6 +22,7 @@ use crate::{
     host,
     log_printer::{CarriageReturns, LogPrinter},
     progress::Progress,
+    tables,
 };
 
 /// What `costrel invoke` takes.
@@ -121,11 +122,15 @@ pub(crate) async fn run(arguments: Arguments, environment: &Environment) -> Outc
     let log = Arc::new(LogPrinter::new(environment.get("NO_COLOR").is_none(), carriage_returns));
     let mut instance = Instance::start(&host, function, log, &mut timeline).await?;
     let outcome = instance.invoke(&invocation, &mut timeline).await?;
+    let agent_memory = if arguments.timings { instance.agent_memory().await } else { None };
     let stopping = Instant::now();
     instance.stop().await;
     timeline.end("stop", stopping);
     if arguments.timings {
         waterfall::print(&timeline);
+        if let Some(bytes) = agent_memory {
+            eprintln!("  {:<7}  {}", "agent", tables::bytes(bytes));
+        }
     }
 
     let (payload, result) = match outcome.reply {
