@@ -2,13 +2,13 @@
 
 use std::{
     fmt,
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, DirEntry, File, OpenOptions, TryLockError},
     io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
-use crate::Digest;
+use crate::{Digest, Draft};
 
 /// A directory of entries, shared by all processes of one user.
 ///
@@ -40,6 +40,16 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
+    /// The store has to be written to, and that is refused: the file system is read-only or full,
+    /// or the permission is missing.
+    #[error("the directory {} cannot be written to", root.display())]
+    NotWritable {
+        /// The store's directory.
+        root: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// A name that cannot be an entry's.
     #[error("{0:?} cannot name an entry")]
     Name(String),
@@ -61,19 +71,9 @@ pub enum CreateError<E> {
 pub struct Lease {
     path: PathBuf,
     created: bool,
-    // Held for its shared lock.
-    _lock: File,
-}
-
-/// An entry while it is written: an empty file, open for reading and writing.
-///
-/// Where the file system can do it, the file has no name until it is complete, so that not even
-/// a killed process leaves anything behind.
-#[derive(Debug)]
-pub struct Draft {
-    file: File,
-    path: PathBuf,
-    nameless: bool,
+    // Held for its shared lock. None where an entry came without one and none can be made: whoever
+    // cannot make a lock cannot remove the entry either.
+    _lock: Option<File>,
 }
 
 /// What [`Store::remove`] did.
@@ -138,21 +138,51 @@ fn at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreEr
     move |source| StoreError::Io { operation, path, source }
 }
 
+/// Whether writing is what is refused, and reading may be allowed.
+fn is_refusal(error: &io::Error) -> bool {
+    use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), ReadOnlyFilesystem | PermissionDenied | StorageFull | QuotaExceeded)
+}
+
+/// What is in a directory; nothing where it could not be made.
+fn list(path: &Path) -> Result<impl Iterator<Item = io::Result<DirEntry>>, StoreError> {
+    match fs::read_dir(path) {
+        Ok(items) => Ok(Some(items).into_iter().flatten()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None.into_iter().flatten()),
+        Err(error) => Err(at("list", path)(error)),
+    }
+}
+
 impl Store {
-    /// Opens the store at `root`, making its directories (mode 0700) where they are missing.
+    /// Opens the store at `root`, making its directories (mode 0700) where they are missing. Where
+    /// they cannot be made because nothing can be written there, the store is one to read from.
     ///
     /// # Errors
-    /// [`StoreError::Io`] if they cannot be made.
+    /// [`StoreError::Io`] if they cannot be made for another reason.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
-        let root = root.into();
-        for directory in [root.join(".locks"), root.join(".drafts")] {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&directory)
-                .map_err(at("create", &directory))?;
+        let store = Self { root: root.into() };
+        match store.make_directories() {
+            Ok(()) | Err(StoreError::NotWritable { .. }) => Ok(store),
+            Err(error) => Err(error),
         }
-        Ok(Self { root })
+    }
+
+    fn make_directories(&self) -> Result<(), StoreError> {
+        for directory in [self.root.join(".locks"), self.root.join(".drafts")] {
+            let mut builder = DirBuilder::new();
+            let made = builder.recursive(true).mode(0o700).create(&directory);
+            made.map_err(|source| self.refused("create", &directory, source))?;
+        }
+        Ok(())
+    }
+
+    /// The error of something that writes.
+    fn refused(&self, operation: &'static str, path: &Path, source: io::Error) -> StoreError {
+        if is_refusal(&source) {
+            StoreError::NotWritable { root: self.root.clone(), source }
+        } else {
+            at(operation, path)(source)
+        }
     }
 
     /// The entry's path, whether or not it exists.
@@ -165,22 +195,35 @@ impl Store {
         self.root.join(".drafts").join(name.as_str())
     }
 
+    fn lock_path(&self, name: &EntryName) -> PathBuf {
+        self.root.join(".locks").join(name.as_str())
+    }
+
+    /// The lock's file, made where it is missing. Where that is refused, one that is there serves
+    /// as well: a lock needs no permission to write.
     fn open_lock(&self, name: &EntryName) -> Result<(File, PathBuf), StoreError> {
-        let path = self.root.join(".locks").join(name.as_str());
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(at("open", &path))?;
-        Ok((file, path))
+        let path = self.lock_path(name);
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let refusal = match options.open(&path) {
+            Ok(file) => return Ok((file, path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // The directories are gone, or could not be made when the store was opened.
+                self.make_directories()?;
+                options.open(&path).map(|file| (file, path.clone()))
+            }
+            Err(error) if is_refusal(&error) => {
+                File::open(&path).map(|file| (file, path.clone())).map_err(|_| error)
+            }
+            Err(error) => Err(error),
+        };
+        refusal.map_err(|source| self.refused("open", &path, source))
     }
 
     fn lease(
         &self,
         name: &EntryName,
-        lock: File,
+        lock: Option<File>,
         created: bool,
     ) -> Result<Option<Lease>, StoreError> {
         let path = self.path(name);
@@ -196,8 +239,14 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn get(&self, name: &EntryName) -> Result<Option<Lease>, StoreError> {
-        let (lock, lock_path) = self.open_lock(name)?;
-        lock.lock_shared().map_err(at("lock", &lock_path))?;
+        let lock = match self.open_lock(name) {
+            Ok((lock, path)) => {
+                lock.lock_shared().map_err(at("lock", &path))?;
+                Some(lock)
+            }
+            Err(StoreError::NotWritable { .. }) => None,
+            Err(error) => return Err(error),
+        };
         self.lease(name, lock, false)
     }
 
@@ -227,7 +276,7 @@ impl Store {
             }
             // Not atomic: a remover may come in between. Then look again.
             lock.lock_shared().map_err(at("lock", &lock_path))?;
-            if let Some(lease) = self.lease(name, lock, created)? {
+            if let Some(lease) = self.lease(name, Some(lock), created)? {
                 return Ok(lease);
             }
             if write.is_none() {
@@ -244,12 +293,13 @@ impl Store {
         name: &EntryName,
         write: impl FnOnce(&mut Draft) -> Result<(), E>,
     ) -> Result<(), CreateError<E>> {
+        let path = self.draft_path(name);
         let mut draft =
-            Draft::begin(self.draft_path(name)).map_err(at("create", &self.draft_path(name)))?;
+            Draft::begin(path.clone()).map_err(|error| self.refused("create", &path, error))?;
         let result = write(&mut draft).map_err(CreateError::Writer).and_then(|()| {
             draft.file.sync_all().map_err(at("sync", &draft.path))?;
             let entry = self.path(name);
-            draft.publish(&entry).map_err(at("write", &entry))?;
+            draft.publish(&entry).map_err(|error| self.refused("write", &entry, error))?;
             Ok(self.sync_directory()?)
         });
         if result.is_err() {
@@ -296,7 +346,25 @@ impl Store {
         match fs::remove_file(&path) {
             Ok(()) => Ok(Removal::Removed),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Removal::Absent),
-            Err(error) => Err(at("remove", &path)(error)),
+            Err(error) => Err(self.refused("remove", &path, error)),
+        }
+    }
+
+    /// Whether somebody uses or writes the entry at this moment.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn is_used(&self, name: &EntryName) -> Result<bool, StoreError> {
+        let path = self.lock_path(name);
+        let lock = match File::open(&path) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(at("open", &path)(error)),
+        };
+        match lock.try_lock() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(at("lock", &path)(error)),
         }
     }
 
@@ -306,7 +374,7 @@ impl Store {
     /// [`StoreError::Io`].
     pub fn entries(&self) -> Result<Vec<EntryInfo>, StoreError> {
         let mut entries = Vec::new();
-        for item in fs::read_dir(&self.root).map_err(at("list", &self.root))? {
+        for item in list(&self.root)? {
             let item = item.map_err(at("list", &self.root))?;
             let Some(name) = item.file_name().to_str().and_then(|name| EntryName::new(name).ok())
             else {
@@ -329,14 +397,15 @@ impl Store {
         Ok(entries)
     }
 
-    /// Removes what killed writers left. Returns how many drafts that were.
+    /// Removes what killed writers left, as far as that is allowed. Returns how many drafts that
+    /// were.
     ///
     /// # Errors
     /// [`StoreError::Io`].
     pub fn sweep(&self) -> Result<usize, StoreError> {
         let drafts = self.root.join(".drafts");
         let mut swept = 0;
-        for item in fs::read_dir(&drafts).map_err(at("list", &drafts))? {
+        for item in list(&drafts)? {
             let item = item.map_err(at("list", &drafts))?;
             let Some(name) = item.file_name().to_str().and_then(|name| EntryName::new(name).ok())
             else {
@@ -344,12 +413,17 @@ impl Store {
             };
             // A writer holds one of the two locks.
             let guard = EntryName(format!("{name}.replace"));
-            let (writer, _) = self.open_lock(&name)?;
-            let (replacer, _) = self.open_lock(&guard)?;
+            let locks = self.open_lock(&name).and_then(|lock| Ok((lock, self.open_lock(&guard)?)));
+            let ((writer, _), (replacer, _)) = match locks {
+                Ok(locks) => locks,
+                Err(StoreError::NotWritable { .. }) => continue,
+                Err(error) => return Err(error),
+            };
             if writer.try_lock().is_ok() && replacer.try_lock().is_ok() {
                 match fs::remove_file(item.path()) {
                     Ok(()) => swept += 1,
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) if error.kind() == io::ErrorKind::NotFound || is_refusal(&error) => {
+                    }
                     Err(error) => return Err(at("remove", &item.path())(error)),
                 }
             }
@@ -372,149 +446,5 @@ impl Lease {
     }
 }
 
-impl Draft {
-    fn begin(path: PathBuf) -> io::Result<Self> {
-        if let Some(directory) = path.parent()
-            && let Ok(file) = nameless_file(directory)
-        {
-            // What a killed process left may stand in the way of this one's name.
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => return Ok(Self { file, path, nameless: true }),
-            }
-        }
-        let mut options = OpenOptions::new();
-        let file =
-            options.read(true).write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-        Ok(Self { file, path, nameless: false })
-    }
-
-    /// Gives the complete file its name, in place of what has it now.
-    fn publish(&self, entry: &Path) -> io::Result<()> {
-        if self.nameless {
-            // A link cannot replace anything, a rename can.
-            link_descriptor(&self.file, &self.path)?;
-        }
-        fs::rename(&self.path, entry)
-    }
-
-    /// The file to write.
-    pub fn file(&mut self) -> &mut File {
-        &mut self.file
-    }
-}
-
-#[cfg(target_os = "linux")]
-fn nameless_file(directory: &Path) -> io::Result<File> {
-    use rustix::fs::{Mode, OFlags, open};
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    Ok(open(directory, flags, Mode::RUSR | Mode::WUSR)?.into())
-}
-
-#[cfg(target_os = "linux")]
-fn link_descriptor(file: &File, path: &Path) -> io::Result<()> {
-    use rustix::fs::{AtFlags, CWD, linkat};
-    use std::os::fd::AsRawFd as _;
-    let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
-    Ok(linkat(CWD, descriptor, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn nameless_file(_directory: &Path) -> io::Result<File> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
-#[cfg(not(target_os = "linux"))]
-fn link_descriptor(_file: &File, _path: &Path) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
 #[cfg(test)]
-mod tests {
-    use std::{convert::Infallible, io::Write as _};
-
-    use super::*;
-
-    fn store() -> (tempfile::TempDir, Store, EntryName) {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path().join("s")).unwrap();
-        (directory, store, EntryName::new("a").unwrap())
-    }
-
-    fn text(text: &'static str) -> impl FnOnce(&mut Draft) -> io::Result<()> {
-        move |draft| draft.file().write_all(text.as_bytes())
-    }
-
-    #[test]
-    fn is_written_once() {
-        let (_directory, store, name) = store();
-        assert!(store.get(&name).unwrap().is_none());
-        assert!(store.get_or_create(&name, text("one")).unwrap().created());
-        let lease = store.get_or_create(&name, text("two")).unwrap();
-        assert!(!lease.created());
-        assert_eq!(fs::read_to_string(lease.path()).unwrap(), "one");
-    }
-
-    #[test]
-    fn a_failed_writer_leaves_nothing() {
-        let (_directory, store, name) = store();
-        let failed = store.get_or_create(&name, |draft| {
-            draft.file().write_all(b"half").unwrap();
-            Err("no")
-        });
-        assert!(matches!(failed, Err(CreateError::Writer("no"))));
-        assert!(store.get(&name).unwrap().is_none());
-        assert_eq!(store.sweep().unwrap(), 0);
-    }
-
-    #[test]
-    fn an_entry_in_use_stays() {
-        let (_directory, store, name) = store();
-        let lease = store.get_or_create(&name, text("x")).unwrap();
-        assert_eq!(store.remove(&name).unwrap(), Removal::InUse);
-        drop(lease);
-        assert_eq!(store.remove(&name).unwrap(), Removal::Removed);
-        assert_eq!(store.remove(&name).unwrap(), Removal::Absent);
-    }
-
-    #[test]
-    fn only_an_abandoned_draft_is_swept() {
-        let (_directory, store, name) = store();
-        fs::write(store.draft_path(&name), "left by a killed process").unwrap();
-        store
-            .get_or_create(&EntryName::new("b").unwrap(), |_| {
-                assert_eq!(store.sweep().unwrap(), 1);
-                Ok::<_, Infallible>(())
-            })
-            .unwrap();
-        assert_eq!(store.entries().unwrap().len(), 1);
-    }
-
-    #[test]
-    fn one_of_many_writers_writes() {
-        let (_directory, store, name) = store();
-        let created = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| store.get_or_create(&name, text("x")).unwrap().created()))
-                .collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).filter(|made| *made).count()
-        });
-        assert_eq!(created, 1);
-    }
-
-    #[test]
-    fn replaces_under_a_reader() {
-        let (_directory, store, name) = store();
-        store.replace(&name, text("one")).unwrap();
-        let lease = store.get(&name).unwrap().unwrap();
-        store.replace(&name, text("two")).unwrap();
-        assert_eq!(fs::read_to_string(lease.path()).unwrap(), "two");
-    }
-
-    #[test]
-    fn names_are_checked() {
-        for name in ["", ".hidden", "a/b", "a b", "..", &"x".repeat(201)] {
-            assert!(EntryName::new(name).is_err(), "{name}");
-        }
-    }
-}
+mod tests;

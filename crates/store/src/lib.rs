@@ -5,9 +5,14 @@
 //! Whoever uses an entry holds a [`Lease`], a shared lock, so that nobody removes it meanwhile.
 //! Locks are `flock`s, which the kernel drops when their process dies; what a killed process
 //! left half-written is swept by [`Store::sweep`].
+//!
+//! What is in a store can also be used where nothing can be written: on a read-only file system,
+//! without the permission, or with the disk full.
 
 mod digest;
+mod draft;
 mod entry;
 
 pub use digest::{Digest, DigestError, Hasher};
-pub use entry::{CreateError, Draft, EntryInfo, EntryName, Lease, Removal, Store, StoreError};
+pub use draft::Draft;
+pub use entry::{CreateError, EntryInfo, EntryName, Lease, Removal, Store, StoreError};
