@@ -5,9 +5,11 @@
 //! says which.
 
 mod costrel;
+mod host;
 mod inputs;
 mod leftovers;
 
 pub use costrel::{Costrel, Home, Run};
+pub use host::TestHost;
 pub use inputs::{example, installation, kernel, layer_zip, python_image, rust_function, vminitd};
 pub use leftovers::{processes_below, wait_until};

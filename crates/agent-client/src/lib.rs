@@ -10,4 +10,4 @@ mod process;
 pub use client::{AgentClient, AgentError};
 pub use costrel_agent_proto::{AGENT_PORT, v1 as wire};
 pub use function::FunctionSession;
-pub use process::Process;
+pub use process::{Process, exit_code};

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use costrel_agent_proto::v1::{
-    CloseStdin, ProcessSpec, RunRequest, RunResponse, run_request::Request, run_response::Response,
+    CloseStdin, Exited, ProcessSpec, RunRequest, RunResponse, run_request::Request,
+    run_response::Response,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -32,6 +33,12 @@ impl AgentClient {
             responses: responses.map_err(failed("run a program"))?.into_inner(),
         })
     }
+}
+
+/// The exit code that a shell would give: the program's own, or 128 and the signal's number.
+#[must_use]
+pub fn exit_code(exited: &Exited) -> u32 {
+    exited.signal.map_or_else(|| exited.code.unwrap_or(0), |signal| 128 + signal)
 }
 
 impl Process {

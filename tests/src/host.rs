@@ -1,0 +1,78 @@
+//! The library below the command, put together as the command does it.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use costrel_functions::Stage;
+use costrel_image::{ImageSource, ImageStore, NoProgress, Platform, PullPolicy, StoreSettings};
+use costrel_rootfs::{ImageLayers, LayerBlob, LayerCompression, Silent, StagedDisk, Stager};
+use costrel_sandbox::Host;
+use costrel_vmm::KernelImage;
+use costrel_vmm_backends::{BackendChoice, Detection, DetectionSettings};
+
+use crate::{Home, kernel, python_image, vminitd};
+
+/// Stores and a backend, below a home.
+#[derive(Debug)]
+pub struct TestHost {
+    /// What sandboxes are made with.
+    pub host: Host,
+    /// Where functions are staged.
+    pub stage: Stage,
+}
+
+impl TestHost {
+    /// A host on the backend that the machine has.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn new(home: &Home) -> Self {
+        let (data, cache) = (home.path().join("data/costrel"), home.path().join("cache/costrel"));
+        let stager = Stager::open(&cache).expect("a cache");
+        let images = ImageStore::open(&data.join("images"), StoreSettings::default());
+        let detection = Detection::detect(&DetectionSettings {
+            choice: BackendChoice::Auto,
+            qemu: None,
+            path: std::env::var_os("PATH"),
+            cache: cache.clone(),
+        });
+        let host = Host {
+            backend: detection.backend().expect("a backend"),
+            kernel: KernelImage { path: kernel() },
+            init_block: Arc::new(stager.init_block(&vminitd()).expect("an init block")),
+            sandboxes: cache.join("sandboxes"),
+            boot_limit: Duration::from_secs(60),
+        };
+        let stage = Stage {
+            images: Arc::new(images.expect("an image store")),
+            stager: Arc::new(stager),
+            pull_policy: PullPolicy::Missing,
+            platform: Platform::host(),
+        };
+        Self { host, stage }
+    }
+
+    /// The Python image, staged.
+    ///
+    /// # Panics
+    /// If it cannot be.
+    pub async fn python_disk(&self) -> Arc<StagedDisk> {
+        let source: PathBuf = python_image();
+        let source = ImageSource::parse(&format!("oci:{}", source.display())).expect("a source");
+        let Stage { images, platform, .. } = &self.stage;
+        let image = images
+            .obtain(&source, platform, PullPolicy::Missing, &NoProgress)
+            .await
+            .expect("an image");
+        let layers = image.layers.iter().map(|layer| LayerBlob {
+            path: layer.path.clone(),
+            compression: LayerCompression::Gzip,
+            diff_id: layer.diff_id,
+            size: layer.size,
+        });
+        let layers = ImageLayers { key: image.manifest_digest, layers: layers.collect() };
+        let stager = Arc::clone(&self.stage.stager);
+        let staged = tokio::task::spawn_blocking(move || stager.image(&layers, &Silent)).await;
+        Arc::new(staged.expect("a thread").expect("a disk"))
+    }
+}
