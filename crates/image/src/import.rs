@@ -89,6 +89,9 @@ impl ImageStore {
 
     /// Gets one image from wherever `source` says: pulls it as `policy` says, or imports it.
     ///
+    /// The policy is about registries. A layout or an archive is looked at each time, whatever the
+    /// policy; what the store has of it is not copied again.
+    ///
     /// # Errors
     /// [`ObtainError`].
     pub async fn obtain(
@@ -217,9 +220,7 @@ impl Import {
         self.reporter.started(blob.digest, blob.size);
         let name = EntryName::of_digest(&blob.digest);
         let created = self.store.inner.blobs.get_or_create(&name, |draft| {
-            let failed =
-                |source| ImportError::Copy { path: self.path.clone(), digest: blob.digest, source };
-            let found = self.transfer(content, Some(draft.file()), blob.digest).map_err(failed)?;
+            let found = self.transfer(content, Some(draft.file()), blob.digest)?;
             if found != blob.digest {
                 let (path, wanted) = (self.path.clone(), blob.digest);
                 return Err(ImportError::Damaged { path, wanted, found });
@@ -239,21 +240,24 @@ impl Import {
         mut content: Content<'_>,
         mut file: Option<&mut File>,
         reported: Digest,
-    ) -> io::Result<Digest> {
+    ) -> Result<Digest, ImportError> {
+        let unreadable =
+            |source| ImportError::Copy { path: self.path.clone(), digest: reported, source };
         let mut hasher = Hasher::new();
         let mut buffer = vec![0; 256 << 10];
         let mut position = 0;
         loop {
             if self.abandoned.load(Ordering::Relaxed) {
-                return Err(io::Error::other("the import was given up"));
+                return Err(unreadable(io::Error::other("the import was given up")));
             }
-            let read = content.reader.read(&mut buffer)?;
+            let read = content.reader.read(&mut buffer).map_err(unreadable)?;
             if read == 0 {
                 return Ok(hasher.finish());
             }
             hasher.update(&buffer[..read]);
             if let Some(file) = &mut file {
-                file.write_all(&buffer[..read])?;
+                let target = self.store.blob_path(&reported);
+                file.write_all(&buffer[..read]).map_err(crate::store::at("write", &target))?;
                 position += read as u64;
                 self.reporter.advanced(reported, position);
             }

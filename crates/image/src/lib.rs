@@ -10,6 +10,12 @@
 //! whole or not at all; an [`Image`] holds leases on its blobs, so that they stay as long as it
 //! is used.
 //!
+//! Documents are `oci-spec`'s; the registry client is our own, on `reqwest`, not `oci-client`. The
+//! requests are few: a manifest, a blob from some byte on, a token. What is hard lies between them
+//! and has to be in one hand: a transfer that goes on where it broke off, with the state of its
+//! hash; which failures are tried again, and for how long; one token for parallel requests; to
+//! which host credentials may go after a redirect; proxies and certificates as the caller says.
+//!
 //! Invariants: nothing here prints or reads the environment (see
 //! [`RegistryConfig::from_variables`]); files are read, written and hashed, and locks are waited
 //! for, on threads that may block; what a registry, a layout or an archive says is never trusted

@@ -29,7 +29,7 @@ pub struct ImageRecord {
 }
 
 /// [`ImageRecord`] as it is written, with all that is needed to use the image.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) reference: Reference,
     /// What was asked for, which finds the record again.
@@ -43,7 +43,7 @@ pub(crate) struct Record {
     pub(crate) pulled: u64,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct LayerRecord {
     #[serde(flatten)]
     pub(crate) blob: Blob,
@@ -74,6 +74,11 @@ impl Record {
             || reference.digest().is_some_and(|digest| {
                 (digest == self.target || digest == self.manifest.digest) && same_repository()
             })
+    }
+
+    /// Whether the two differ in nothing but the time at which they were written.
+    pub(crate) fn says_the_same(&self, other: &Self) -> bool {
+        *self == Self { pulled: self.pulled, ..other.clone() }
     }
 
     pub(crate) fn summary(&self) -> ImageRecord {

@@ -226,18 +226,27 @@ impl ImageStore {
         debug_assert!(!leases.is_empty(), "unleased blobs may be collected meanwhile");
         record.pulled =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let _gate = self.gate(File::lock_shared)?;
         let name = Record::entry_name(&record.reference, &record.wanted);
-        let json = serde_json::to_vec(&record)
-            .map_err(|error| at("encode", &self.inner.records.path(&name))(error.into()))?;
-        self.inner
-            .records
-            .replace(&name, |draft| draft.file().write_all(&json))
-            .map_err(LocalError::writing(self.inner.records.path(&name)))?;
+        // Where nothing can be written, a name that stands for this image already is good enough.
+        if let Err(error) = self.write_record(&name, &record)
+            && !self.record(&name)?.is_some_and(|old| old.says_the_same(&record))
+        {
+            return Err(error);
+        }
         self.assemble(&record, &record.reference)?.ok_or_else(|| {
             let missing = io::Error::new(io::ErrorKind::NotFound, "a blob vanished");
             at("use", &self.inner.records.path(&name))(missing)
         })
+    }
+
+    fn write_record(&self, name: &EntryName, record: &Record) -> Result<(), LocalError> {
+        let _gate = self.gate(File::lock_shared)?;
+        let json = serde_json::to_vec(&record)
+            .map_err(|error| at("encode", &self.inner.records.path(name))(error.into()))?;
+        self.inner
+            .records
+            .replace(name, |draft| draft.file().write_all(&json))
+            .map_err(LocalError::writing(self.inner.records.path(name)))
     }
 
     fn gate(&self, lock: impl FnOnce(&File) -> io::Result<()>) -> Result<File, LocalError> {

@@ -213,3 +213,71 @@ async fn removal_spares_what_others_need() {
     assert_eq!(store.remove(&one).unwrap().images, 0);
     assert_eq!(store.usage().unwrap(), Default::default());
 }
+
+/// The policy is about registries: a layout is looked at each time.
+#[tokio::test]
+async fn a_layout_whatever_the_policy() {
+    let (directory, store) = store();
+    let path = directory.path().join("layout");
+    let source = ImageSource::parse(&format!("oci:{}", path.display())).unwrap();
+    let obtain = async |policy| {
+        let told = support::Told::default();
+        let image = store.obtain(&source, &amd64(), policy, &told).await.unwrap();
+        (image.manifest_digest, told.fetched())
+    };
+    let digest = layout::digest(&layout::sample(&path));
+    assert_eq!(obtain(PullPolicy::Never).await, (digest, 4));
+    for policy in [PullPolicy::Always, PullPolicy::Missing, PullPolicy::Never] {
+        assert_eq!(obtain(policy).await, (digest, 0), "{policy:?}");
+    }
+    fs::remove_dir_all(&path).unwrap();
+    let changed = layout::digest(&layout::sample_of(&path, [layout::GZIP; 3]));
+    assert_ne!(changed, digest);
+    for policy in [PullPolicy::Missing, PullPolicy::Never, PullPolicy::Always] {
+        assert_eq!(obtain(policy).await.0, changed, "{policy:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_stands_for_an_image_a_platform() {
+    let (directory, store) = store();
+    let path = directory.path().join("layout");
+    layout::sample(&path);
+    let image = import(&store, &path).await.unwrap().remove(0);
+    let by_digest = image.reference.with_digest(image.manifest_digest);
+    for name in [&image.reference, &by_digest] {
+        let named = store.named(name).unwrap();
+        let [(record, Some(found))] = named.as_slice() else { panic!("{named:?}") };
+        assert_eq!(record.reference, image.reference);
+        assert_eq!(found.manifest_digest, image.manifest_digest);
+    }
+    assert!(store.named(&reference("localhost/other")).unwrap().is_empty());
+    let (layer, name) = (image.layers[0].digest, image.reference.clone());
+    drop(image);
+    store.forget_blob(layer).unwrap();
+    assert!(matches!(store.named(&name).unwrap().as_slice(), [(_, None)]));
+}
+
+/// All is there already: nothing has to be written, and nothing can.
+#[tokio::test]
+async fn a_read_only_store() {
+    let (directory, store) = store();
+    let path = directory.path().join("layout");
+    layout::sample(&path);
+    let image = import(&store, &path).await.unwrap().remove(0);
+    let root = directory.path().join("store");
+    let Some(_mount) = support::ReadOnly::mount(&root) else { return };
+    let store = open(&root, settings());
+    assert_eq!(import(&store, &path).await.unwrap()[0].manifest_digest, image.manifest_digest);
+    check_sample(&store.resolve(&image.reference, &amd64()).unwrap().unwrap());
+    assert_eq!(store.list().unwrap().len(), 1);
+    assert_eq!(store.usage().unwrap().images, 1);
+    assert_eq!(store.sweep().unwrap(), 0);
+    let other = reference("localhost/other");
+    let error = store.import(&path, Some(&other), &amd64(), &NoProgress).await.unwrap_err();
+    let says = root.display().to_string();
+    assert!(chain(&error).contains("Read-only file system"), "{}", chain(&error));
+    assert!(chain(&error).contains(&says), "{}", chain(&error));
+    let error = store.remove(&image.reference).unwrap_err();
+    assert!(chain(&error).contains(&says), "{}", chain(&error));
+}

@@ -322,6 +322,25 @@ async fn blobs_may_be_elsewhere_without_authorization() {
 }
 
 #[tokio::test]
+async fn a_host_that_nobody_knows_is_asked_for_once() {
+    // Too long for any resolver, so that it is found out without a network.
+    let host = "x".repeat(64);
+    let faults = move |request: &Request| match request.is_blob() {
+        true => Fault::Answer(
+            "307 Temporary Redirect",
+            format!("Location: http://{host}.invalid/blob\r\n"),
+            String::new(),
+        ),
+        false => Fault::None,
+    };
+    let Some(scene) = Scene::new(faults).await else { return };
+    let store = scene.store(settings());
+    let error = scene.pull(&store).await.unwrap_err();
+    assert!(chain(&error).contains("failed to lookup"), "{}", chain(&error));
+    assert_eq!(scene.proxy.log().iter().filter(|request| request.is_blob()).count(), 1);
+}
+
+#[tokio::test]
 async fn a_proxy_is_used_where_one_is_set() {
     let Some(scene) = Scene::new(|_| Fault::None).await else { return };
     let with = |exceptions: Option<&str>| RegistryConfig {
@@ -454,14 +473,19 @@ async fn a_full_disk_is_named_and_left_as_it_was() {
     };
     let store = open(&disk.0, settings());
     let error = scene.pull(&store).await.unwrap_err();
-    assert!(matches!(error, PullError::Blob { .. } | PullError::Local(_)), "{error:?}");
-    assert!(chain(&error).contains("No space left on device"), "{}", chain(&error));
+    assert!(matches!(error, PullError::Local(_)), "{error:?}");
+    let says = |error: &dyn std::error::Error| {
+        let text = chain(error);
+        let directory = disk.0.join("blobs").display().to_string();
+        assert!(text.contains("No space left on device") && text.contains(&directory), "{text}");
+    };
+    says(&error);
     assert!(store.list().unwrap().is_empty());
     assert!(support::drafts(&disk.0).is_empty());
     assert!(store.verify().unwrap().is_empty());
     let path = scene.directory.path().join("layout");
     let imported = store.import(&path, None, &amd64(), &NoProgress).await.unwrap_err();
-    assert!(chain(&imported).contains("No space left on device"), "{}", chain(&imported));
+    says(&imported);
     drop(store);
     // Nothing holds the file system any more.
     let path = disk.0.clone();

@@ -123,8 +123,8 @@ impl Import {
             Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
             Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
         };
-        let digest = self.transfer(self.content(member)?, None, diff_id);
-        Ok((Blob { digest: digest.map_err(self.unreadable())?, size }, media_type))
+        let digest = self.transfer(self.content(member)?, None, diff_id)?;
+        Ok((Blob { digest, size }, media_type))
     }
 }
 

@@ -61,6 +61,10 @@ impl Pull {
         match failure {
             None => Ok(()),
             Some((_, CreateError::Store(error))) => Err(error.into()),
+            Some((blob, CreateError::Writer(BlobError::Write(source)))) => {
+                let path = self.store.blob_path(&blob.digest);
+                Err(LocalError::Io { operation: "write", path, source }.into())
+            }
             Some((blob, CreateError::Writer(source))) => Err(PullError::Blob {
                 reference: self.reference.clone(),
                 digest: blob.digest,

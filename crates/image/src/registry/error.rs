@@ -1,6 +1,6 @@
 //! Why registries give nothing that can be used.
 
-use std::{io, path::PathBuf};
+use std::{error::Error as _, io, path::PathBuf};
 
 use costrel_store::Digest;
 use reqwest::Url;
@@ -113,15 +113,31 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
-    /// Whether the same request may succeed later.
+    /// Whether the same request may succeed soon. A host that nobody knows stays unknown.
     pub(super) fn may_pass(&self) -> bool {
-        matches!(self, Self::Transport { .. })
+        matches!(self, Self::Transport { source, .. } if !is_unknown_host(source))
     }
 
     /// Whether there was a connection, but it did not last.
     pub(super) fn broke_off(&self) -> bool {
         matches!(self, Self::Transport { source, .. } if !source.is_connect())
     }
+}
+
+/// Whether the resolver says for good that there is no such name. Only its text tells, which is in
+/// English, as this program sets no locale.
+fn is_unknown_host(error: &reqwest::Error) -> bool {
+    let is_final = |text: String| {
+        text.starts_with("failed to lookup address information") && !text.contains("Temporary")
+    };
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if is_final(error.to_string()) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Without the URL, which may be signed.

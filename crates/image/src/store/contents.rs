@@ -5,7 +5,7 @@ use std::{collections::HashSet, fs, fs::File, os::unix::fs::MetadataExt as _};
 use costrel_store::{Digest, EntryName, Removal};
 
 use super::{ImageStore, LocalError};
-use crate::{ImageRecord, Reference, record::Record};
+use crate::{Image, ImageRecord, Reference, record::Record};
 
 /// What [`ImageStore::remove`] and [`ImageStore::prune`] took away.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -42,6 +42,26 @@ impl ImageStore {
         let mut list: Vec<_> = self.records()?.iter().map(|(_, record)| record.summary()).collect();
         list.sort_by(|a, b| (&a.reference, &a.platform).cmp(&(&b.reference, &b.platform)));
         Ok(list)
+    }
+
+    /// What the name stands for, by platform: an image, or none where some of its blobs are gone.
+    /// A name with a digest stands for all that have that digest in its repository.
+    ///
+    /// # Errors
+    /// [`LocalError`].
+    pub fn named(
+        &self,
+        reference: &Reference,
+    ) -> Result<Vec<(ImageRecord, Option<Image>)>, LocalError> {
+        let records = self.records()?.into_iter().map(|(_, record)| record);
+        let mut named = records
+            .filter(|record| record.answers(reference))
+            .map(|record| Ok((record.summary(), self.assemble(&record, &record.reference)?)))
+            .collect::<Result<Vec<_>, LocalError>>()?;
+        named.sort_by(|(a, _), (b, _)| {
+            (&a.platform, &a.reference).cmp(&(&b.platform, &b.reference))
+        });
+        Ok(named)
     }
 
     /// Removes the name, for all platforms, and the blobs that nobody else needs. Blobs that are

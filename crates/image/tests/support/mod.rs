@@ -75,6 +75,32 @@ pub(crate) fn drafts(root: &Path) -> Vec<std::path::PathBuf> {
         .collect()
 }
 
+/// A directory that is read-only for as long as this lives.
+pub(crate) struct ReadOnly(std::path::PathBuf);
+
+impl ReadOnly {
+    pub(crate) fn mount(path: &Path) -> Option<Self> {
+        let mount = |options: &[&str]| {
+            let output = Command::new("mount").args(options).arg(path).output();
+            output.is_ok_and(|output| output.status.success())
+        };
+        if !mount(&["--bind", &path.to_string_lossy()]) {
+            skipped("the right to mount");
+            return None;
+        }
+        let mounted = Self(path.to_owned());
+        mount(&["-o", "remount,ro,bind"]).then_some(mounted)
+    }
+}
+
+impl Drop for ReadOnly {
+    fn drop(&mut self) {
+        // Lazily: a process that another test forks may hold files of it until it executes its
+        // program.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
 /// Keeps what a pull tells.
 #[derive(Default)]
 pub(crate) struct Told {
