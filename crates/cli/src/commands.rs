@@ -1,5 +1,6 @@
 //! One module a command.
 
+mod df;
 mod doctor;
 mod image;
 mod invoke;
@@ -15,6 +16,8 @@ pub(crate) enum Command {
     /// Manage OCI images
     #[command(subcommand)]
     Image(image::Command),
+    /// Show what images, disks and sandboxes occupy
+    Df(df::Arguments),
     /// Tell what this machine can do, and what Costrel uses of it
     Doctor(doctor::Arguments),
 }
@@ -24,6 +27,7 @@ impl Command {
         match self {
             Self::Invoke(arguments) => invoke::run(*arguments, environment).await,
             Self::Image(command) => command.run(environment).await,
+            Self::Df(arguments) => df::run(&arguments, environment),
             Self::Doctor(arguments) => doctor::run(&arguments, environment),
         }
     }

@@ -1,6 +1,6 @@
 //! The cache of staged disks.
 
-use std::{fs::File, path::Path, thread};
+use std::{collections::HashSet, fs::File, path::Path, thread};
 
 use costrel_ext4::{Image, ImageSpec, is_intact};
 use costrel_store::{Digest, EntryName, Hasher, Removal, Store};
@@ -92,12 +92,7 @@ impl Stager {
     /// # Errors
     /// [`StageError::Store`].
     pub fn remove(&self, entry: &StagedEntry) -> Result<Removal, StageError> {
-        let (_, store) = self.stores()[match entry.kind {
-            StagedKind::Image => 0,
-            StagedKind::Function => 1,
-            StagedKind::Init => 2,
-        }];
-        Ok(store.remove(&entry.name)?)
+        Ok(self.store(entry.kind).remove(&entry.name)?)
     }
 
     /// Removes the disk of the image with this [`ImageLayers::key`], unless somebody uses it.
@@ -106,6 +101,28 @@ impl Stager {
     /// [`StageError::Store`].
     pub fn remove_image(&self, image: &Digest) -> Result<Removal, StageError> {
         Ok(self.images.remove(&EntryName::of_digest(&image_key(image)))?)
+    }
+
+    /// Whether somebody uses the disk at this moment.
+    ///
+    /// # Errors
+    /// [`StageError::Store`].
+    pub fn is_used(&self, entry: &StagedEntry) -> Result<bool, StageError> {
+        Ok(self.store(entry.kind).is_used(&entry.name)?)
+    }
+
+    /// The disks of images that are none of these, by their [`ImageLayers::key`].
+    ///
+    /// # Errors
+    /// [`StageError::Store`].
+    pub fn orphans(&self, images: &[Digest]) -> Result<Vec<StagedEntry>, StageError> {
+        let kept: HashSet<_> =
+            images.iter().map(|image| EntryName::of_digest(&image_key(image))).collect();
+        let entries = self.images.entries()?.into_iter();
+        Ok(entries
+            .filter(|info| !kept.contains(&info.name))
+            .map(|info| StagedEntry::new(StagedKind::Image, info))
+            .collect())
     }
 
     /// Removes what killed processes left half-written. Returns how many disks that were.
@@ -120,12 +137,17 @@ impl Stager {
         Ok(swept)
     }
 
+    fn store(&self, kind: StagedKind) -> &Store {
+        match kind {
+            StagedKind::Image => &self.images,
+            StagedKind::Function => &self.functions,
+            StagedKind::Init => &self.inits,
+        }
+    }
+
     fn stores(&self) -> [(StagedKind, &Store); 3] {
-        [
-            (StagedKind::Image, &self.images),
-            (StagedKind::Function, &self.functions),
-            (StagedKind::Init, &self.inits),
-        ]
+        [StagedKind::Image, StagedKind::Function, StagedKind::Init]
+            .map(|kind| (kind, self.store(kind)))
     }
 }
 

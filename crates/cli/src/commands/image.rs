@@ -1,7 +1,9 @@
 //! `costrel image`: the image store.
 
 mod import;
+mod inspect;
 mod ls;
+mod prune;
 mod pull;
 mod rm;
 
@@ -18,9 +20,13 @@ pub(crate) enum Command {
     /// List the images that are here
     #[command(visible_alias = "list")]
     Ls(ls::Arguments),
+    /// Tell all about images, as JSON
+    Inspect(inspect::Arguments),
     /// Forget images
     #[command(visible_alias = "remove")]
     Rm(rm::Arguments),
+    /// Remove blobs that no image needs, and the disks of images that have no name any more
+    Prune(prune::Arguments),
 }
 
 impl Command {
@@ -29,6 +35,8 @@ impl Command {
             Self::Pull(arguments) => pull::run(&arguments, environment).await,
             Self::Import(arguments) => import::run(&arguments, environment).await,
             Self::Ls(arguments) => ls::run(&arguments, environment),
+            Self::Inspect(arguments) => inspect::run(&arguments, environment),
+            Self::Prune(arguments) => prune::run(&arguments, environment),
             Self::Rm(arguments) => rm::run(&arguments, environment),
         }
     }

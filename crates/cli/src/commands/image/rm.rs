@@ -21,12 +21,9 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> Outcome {
     let images = host::images(environment, &Config::read(environment)?)?;
     let stager = host::stager(environment)?;
     for reference in references {
-        let digests: Vec<_> = images
-            .list()?
-            .into_iter()
-            .filter(|image| image.reference == reference)
-            .map(|image| image.manifest_digest)
-            .collect();
+        let named = images.named(&reference)?;
+        let digests: Vec<_> = named.iter().map(|(record, _)| record.manifest_digest).collect();
+        drop(named);
         if digests.is_empty() {
             return Err(anyhow::anyhow!("there is no image {reference} here").into());
         }
