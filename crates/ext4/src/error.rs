@@ -43,10 +43,10 @@ pub enum WriteError {
         count: usize,
     },
     /// A node has more names than its link count can say.
-    #[error("{links} hard links to one file: ext4 allows {limit}")]
+    #[error("{name:?} is one hard link too many to one file: ext4 allows {limit}")]
     TooManyLinks {
-        /// How many names it has.
-        links: u32,
+        /// The path of the first name that is too many.
+        name: String,
         /// How many it may have.
         limit: u32,
     },

@@ -119,7 +119,7 @@ impl<'f> Layout<'f> {
             position += 1;
             let children: Vec<NodeId> =
                 sorted_children(&self.tree, directory).into_iter().map(|(_, node)| node).collect();
-            for child in children {
+            for (index, child) in children.into_iter().enumerate() {
                 let node = self.tree.node_mut(child);
                 node.links += 1;
                 if node.number == 0 {
@@ -132,11 +132,26 @@ impl<'f> Layout<'f> {
                     directories.push(child);
                     self.tree.node_mut(directory).links += 1;
                 } else if node.links > MAX_LINKS {
-                    return Err(WriteError::TooManyLinks { links: node.links, limit: MAX_LINKS });
+                    let name = self.path(directory, index);
+                    return Err(WriteError::TooManyLinks { name, limit: MAX_LINKS });
                 }
             }
         }
         Ok(directories)
+    }
+
+    /// The path of a directory's entry, by its place among the others.
+    fn path(&self, directory: NodeId, index: usize) -> String {
+        let children = sorted_children(&self.tree, directory);
+        let mut names: Vec<&[u8]> =
+            children.get(index).map(|(name, _)| *name).into_iter().collect();
+        let mut above = self.tree.directory_entry(directory);
+        while let Some(entry) = above {
+            names.push(self.tree.name(entry));
+            above = self.tree.directory_entry(self.tree.directory(entry));
+        }
+        names.reverse();
+        String::from_utf8_lossy(&names.join(&b'/')).into_owned()
     }
 
     fn place_directory(&mut self, id: NodeId) -> Result<(), WriteError> {

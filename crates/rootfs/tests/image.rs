@@ -364,6 +364,33 @@ fn damaged_layers_are_refused() {
 }
 
 #[test]
+fn a_hard_link_too_many_is_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let staged = |links: usize, hidden: usize| {
+        let layers = vec![
+            layer(|l| {
+                l.file("file", b"x");
+                for number in 1..links {
+                    l.hard_link(&format!("d/{number:05}"), "file");
+                }
+            }),
+            layer(|l| {
+                for number in 1..=hidden {
+                    l.file(&format!("d/.wh.{number:05}"), b"");
+                }
+            }),
+        ];
+        let stager = Stager::open(&directory.path().join("cache")).unwrap();
+        stager.image(&image(directory.path(), layers), &Silent)
+    };
+    let error = staged(65_001, 0).unwrap_err();
+    // In the order in which the image has them: the root's own names come first.
+    assert!(error.to_string().contains("\"d/65000\""), "{error}");
+    // What a later layer hides does not count, and 65,000 are allowed.
+    check(staged(65_001, 1).unwrap().path());
+}
+
+#[test]
 fn progress_adds_up() {
     #[derive(Default)]
     struct Counter(AtomicU64, AtomicU64);
