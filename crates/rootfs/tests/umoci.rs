@@ -3,7 +3,14 @@
 
 mod support;
 
-use std::{cell::Cell, collections::BTreeSet, fs, path::Path, process::Command};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    thread,
+};
 
 use costrel_rootfs::{LayerError, Silent, StageError, Stager};
 use costrel_store::Digest;
@@ -283,30 +290,47 @@ fn merges_as_umoci_does() {
         return;
     }
     let cases = match std::env::var_os("COSTREL_LONG_TESTS") {
-        Some(_) => 3000,
-        None => 64,
+        Some(_) => 4000,
+        None => 500,
     };
+    let counts = Counts::default();
+    // Most of the time is other processes'.
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| merge_stacks(cases / THREADS, &counts));
+        }
+    });
+    let [merged, refused] = [&counts.merged, &counts.refused].map(|count| count.load(Relaxed));
+    eprintln!("{merged} stacks merged alike, {refused} of them after refusals alike");
+}
+
+const THREADS: u32 = 4;
+
+#[derive(Default)]
+struct Counts {
+    merged: AtomicU32,
+    refused: AtomicU32,
+}
+
+fn merge_stacks(cases: u32, counts: &Counts) {
     let config =
         Config { cases, failure_persistence: None, max_shrink_iters: 400, ..Config::default() };
     let stacks = prop::collection::vec(prop::collection::vec(step(), 1..14), 1..5);
-    let (merged, refused) = (Cell::new(0), Cell::new(0));
-    let count = |cell: &Cell<u32>| cell.set(cell.get() + 1);
     let result = TestRunner::new(config).run(&stacks, |mut stack| {
         let mut first = true;
         // What is refused is taken out, so that the rest is compared too.
         while let Verdict::Refused { layer, name } = compare(&stack, first)? {
             if first {
-                count(&refused);
+                counts.refused.fetch_add(1, Relaxed);
             }
             first = false;
             let before = stack[layer].len();
             stack[layer].retain(|step| step.path() != name);
             prop_assert!(stack[layer].len() < before, "{} is of no step", name);
         }
-        count(&merged);
+        counts.merged.fetch_add(1, Relaxed);
         Ok(())
     });
-    eprintln!("{} stacks merged alike, {} refused alike", merged.get(), refused.get());
     if let Err(error) = result {
         panic!("{error}");
     }
