@@ -14,12 +14,14 @@ GUEST := x86_64-unknown-linux-gnu
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n1)
 
 
-.PHONY: help build kernel demo test test-long bench dist install lint clean
+.PHONY: help build binaries kernel demo test test-long bench dist install lint clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | column -t -s '|'
 
-build: $(STAGED)/lib/costrel/vmlinux ## Build command, agent and kernel into target/costrel
+build: binaries $(STAGED)/lib/costrel/vmlinux ## Build command, agent and kernel into target/costrel
+
+binaries:
 	@scripts/install-deps.sh run build
 	@scripts/build.sh "$(STAGED)"
 
