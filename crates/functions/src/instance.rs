@@ -146,7 +146,7 @@ impl Instance {
         let times = sandbox.times();
         timeline.add("boot", times.booting, times.agent_ready);
         timeline.add("mount", times.agent_ready, times.prepared);
-        let session = sandbox.agent().attach_function().await?;
+        let session = sandbox.attach_function().await?;
         let mut instance =
             Self { function, log, sandbox, session, runtime: RuntimeStatus::Down, peak_memory: 0 };
         if let (Launch::Bootstrap(runtime), Some(version)) =

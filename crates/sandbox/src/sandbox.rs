@@ -8,7 +8,7 @@ use std::{
 };
 
 use costrel_agent_client::{
-    AGENT_PORT, AgentClient, AgentError,
+    AGENT_PORT, AgentClient, AgentError, FunctionSession,
     wire::{Account, DescribeResponse, PrepareRequest, RootAccess},
 };
 use costrel_rootfs::{StageError, StagedDisk, create_scratch};
@@ -129,6 +129,7 @@ pub struct Sandbox {
     _disks: Vec<Arc<StagedDisk>>,
     times: BootTimes,
     guest: DescribeResponse,
+    answer_limit: Duration,
 }
 
 impl Sandbox {
@@ -146,16 +147,29 @@ impl Sandbox {
         let booting = Instant::now();
         let machine = host.backend.boot(&machine_spec).await?;
         let agent = AgentClient::connect(machine.dial(GuestPort(AGENT_PORT)).await?).await?;
-        let guest = first_word(host, &agent, &*machine).await?;
+        let guest = answer(host.boot_limit, &*machine, agent.describe()).await?;
         let agent_ready = Instant::now();
-        let preparing = agent.prepare(prepare_request(spec));
-        let prepared = tokio::select! {
-            prepared = preparing => prepared.map(|()| Instant::now())?,
-            exit = machine.wait() => return Err(StartError::Ended { exit, console: machine.console_tail() }),
-        };
+        answer(host.boot_limit, &*machine, agent.prepare(prepare_request(spec))).await?;
+        let prepared = Instant::now();
         let times = BootTimes { began, booting, agent_ready, prepared };
         let disks = spec.root_disks.iter().chain([&host.init_block]).cloned().collect();
-        Ok(Self { agent, machine, _directory: directory, _disks: disks, times, guest })
+        Ok(Self {
+            agent,
+            machine,
+            _directory: directory,
+            _disks: disks,
+            times,
+            guest,
+            answer_limit: host.boot_limit,
+        })
+    }
+
+    /// Attaches to the machine's function.
+    ///
+    /// # Errors
+    /// [`StartError`] if the agent does not answer as it should.
+    pub async fn attach_function(&self) -> Result<FunctionSession, StartError> {
+        answer(self.answer_limit, &*self.machine, self.agent.attach_function()).await
     }
 
     /// The agent.
@@ -188,25 +202,26 @@ impl Sandbox {
     }
 }
 
-/// The machine's end and the passing of time are the two things that can come before an answer.
-async fn first_word(
-    host: &Host,
-    agent: &AgentClient,
+/// Waits for the agent's answer. The machine's end and the passing of time can come before it.
+async fn answer<T>(
+    limit: Duration,
     machine: &dyn Machine,
-) -> Result<DescribeResponse, StartError> {
+    call: impl Future<Output = Result<T, AgentError>>,
+) -> Result<T, StartError> {
+    let ended = |exit| StartError::Ended { exit, console: machine.console_tail() };
     tokio::select! {
         biased;
-        description = agent.describe() => match description {
-            Ok(description) => Ok(description),
+        answer = call => match answer {
+            Ok(answer) => Ok(answer),
             // A broken stream is what a dying machine looks like from here. Its end tells more.
             Err(error) => match tokio::time::timeout(Duration::from_secs(2), machine.wait()).await {
-                Ok(exit) => Err(StartError::Ended { exit, console: machine.console_tail() }),
+                Ok(exit) => Err(ended(exit)),
                 Err(_) => Err(error.into()),
             },
         },
-        exit = machine.wait() => Err(StartError::Ended { exit, console: machine.console_tail() }),
-        () = tokio::time::sleep(host.boot_limit) => {
-            Err(StartError::Silent { limit: host.boot_limit, console: machine.console_tail() })
+        exit = machine.wait() => Err(ended(exit)),
+        () = tokio::time::sleep(limit) => {
+            Err(StartError::Silent { limit, console: machine.console_tail() })
         }
     }
 }
