@@ -46,6 +46,18 @@ impl Guest {
         self.service.inbox.lock().await.recv().await.unwrap()
     }
 
+    /// The length of the response that comes, and what it ends with.
+    async fn response(&self) -> (usize, Message) {
+        let mut received = 0;
+        loop {
+            match self.heard().await {
+                Message::ResponseStart(_) => {}
+                Message::ResponseChunk(chunk) => received += chunk.len(),
+                end => return (received, end),
+            }
+        }
+    }
+
     /// Sends bytes, closes the sending half, and reads all that comes back.
     async fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
@@ -138,20 +150,11 @@ async fn a_response_above_the_limit_is_drained_and_refused() {
     let guest = Guest::started().await;
     guest.running("a").await;
     let body = vec![b'x'; RESPONSE_LIMIT + 1];
-    let host = async {
-        let mut received = 0;
-        loop {
-            match guest.heard().await {
-                Message::ResponseStart(_) => {}
-                Message::ResponseChunk(chunk) => received += chunk.len(),
-                Message::InvokeError(report) => return (received, report),
-                other => panic!("{other:?}"),
-            }
-        }
-    };
-    let (reply, (received, report)) =
+    let host = guest.response();
+    let (reply, (received, end)) =
         tokio::join!(guest.call("POST", "runtime/invocation/a/response", "", &body), host);
     assert!(received <= RESPONSE_LIMIT);
+    let Message::InvokeError(report) = end else { panic!("{end:?}") };
     is(
         &reply,
         "413",
@@ -168,20 +171,11 @@ async fn a_response_at_the_limit_is_taken() {
     let guest = Guest::started().await;
     guest.running("a").await;
     let body = vec![b'x'; RESPONSE_LIMIT];
-    let host = async {
-        let mut received = 0;
-        loop {
-            match guest.heard().await {
-                Message::ResponseStart(_) => {}
-                Message::ResponseChunk(chunk) => received += chunk.len(),
-                Message::ResponseEnd(_) => return received,
-                other => panic!("{other:?}"),
-            }
-        }
-    };
-    let (reply, received) =
+    let host = guest.response();
+    let (reply, (received, end)) =
         tokio::join!(guest.call("POST", "runtime/invocation/a/response", "", &body), host);
     assert_eq!(received, RESPONSE_LIMIT);
+    assert!(matches!(end, Message::ResponseEnd(_)), "{end:?}");
     assert!(reply.starts_with("HTTP/1.1 202 "), "{reply}");
 }
 
