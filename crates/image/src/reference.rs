@@ -145,7 +145,11 @@ impl Reference {
     pub fn familiar(&self) -> String {
         let full = self.to_string();
         let Some(path) = full.strip_prefix("docker.io/") else { return full };
-        path.strip_prefix("library/").unwrap_or(path).to_owned()
+        let short = path.strip_prefix("library/").unwrap_or(path);
+        // Without the registry, `a.b/c` and `localhost/c` are on others, and `library/a/b` would
+        // lose a part that `a/b` does not get back.
+        let same = |short: &&str| short.parse().is_ok_and(|short: Self| short == *self);
+        [short, path].into_iter().find(same).unwrap_or(&full).to_owned()
     }
 }
 

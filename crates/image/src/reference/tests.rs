@@ -122,3 +122,17 @@ fn refuses_as_docker() {
     assert!(parse(&format!("a/{}", "b".repeat(253))).is_ok());
     assert!(matches!(parse(&format!("a/{}", "b".repeat(254))), Err(E::TooLong { .. })));
 }
+
+#[test]
+fn what_docker_leaves_out_is_what_it_puts_back() {
+    for (text, familiar) in [
+        ("docker.io/library/alpine:3", "alpine:3"),
+        ("docker.io/user/app", "user/app:latest"),
+        ("docker.io/library/a/b", "library/a/b:latest"),
+        ("docker.io/a.b/c", "docker.io/a.b/c:latest"),
+        ("docker.io/localhost/c", "docker.io/localhost/c:latest"),
+        ("quay.io/library/c", "quay.io/library/c:latest"),
+    ] {
+        assert_eq!(parse(text).unwrap().familiar(), familiar, "{text}");
+    }
+}
