@@ -39,8 +39,9 @@ demo: ## From nothing to a Python function that answers from its own virtual mac
 test: ## All tests that fit into a quarter of an hour
 	@scripts/test.sh
 
-test-long: ## The slow ones: thousands of property cases, longer fault injection
+test-long: ## The slow ones: thousands of property cases, longer fault injection, fuzzing
 	@COSTREL_LONG_TESTS=1 scripts/test.sh
+	@scripts/fuzz.sh 60
 
 bench: build ## Measure, and print a table
 	@scripts/bench.py
