@@ -51,7 +51,7 @@ def median(values):
 
 
 def row(what, measured, target="", note=""):
-    print(f"  {what:<52} {measured:>14}   {target:<18} {note}", flush=True)
+    print(f"  {what:<52} {measured:>14}   {target:<18} {note}".rstrip(), flush=True)
 
 
 def title(text):
