@@ -47,10 +47,14 @@ fn main() -> ExitCode {
         };
     let code = runtime.block_on(async {
         tokio::select! {
-            result = command.run(&environment) => failure::exit_code(result),
+            result = command.run(&environment) => Ok(failure::exit_code(result)),
             // Dropping the command ends its machines and removes what it has made so far.
-            signal = interrupt::signal_number() => ExitCode::from(128 + signal),
+            signal = interrupt::signal_number() => Err(signal),
         }
+    });
+    let code = code.unwrap_or_else(|signal| {
+        interrupt::wait_for_children();
+        ExitCode::from(128 + signal)
     });
     // Staging that is under way on another thread is of no use to anybody: its files have no names
     // yet. Waiting for it would only keep the person who pressed Ctrl-C.

@@ -1,8 +1,8 @@
 //! The cache of staged disks.
 
-use std::{collections::HashSet, fs::File, path::Path, thread};
+use std::{collections::HashSet, fs::File, io, path::Path, thread, time::SystemTime};
 
-use costrel_ext4::{Image, ImageSpec, is_intact};
+use costrel_ext4::{Image, ImageSpec, WriteError, is_intact};
 use costrel_store::{Digest, EntryName, Hasher, Removal, Store};
 
 use crate::{
@@ -178,6 +178,8 @@ fn stage(
         let mut image = Image::create(file, ImageSpec { uuid, label, created: 0 })?;
         fill(&mut image)?;
         let written = image.finish()?;
+        let sealed = |source| WriteError::Io { operation: "seal", source };
+        file.set_modified(SEAL).map_err(sealed)?;
         tracing::debug!(%key, size = written.size, nodes = written.nodes, "staged a disk");
         Ok(())
     };
@@ -188,12 +190,21 @@ fn stage(
     Ok(StagedDisk { lease, key })
 }
 
+/// Every staged disk was last modified at this time, so that any write to it since shows, at no
+/// cost, wherever in its data it went.
+const SEAL: SystemTime = SystemTime::UNIX_EPOCH;
+
+fn is_as_staged(path: &Path) -> io::Result<bool> {
+    let file = File::open(path)?;
+    Ok(file.metadata()?.modified()? == SEAL && is_intact(&file)?)
+}
+
 /// A disk that was cut short or overwritten since it was staged, as by a crash of the host, is
 /// removed, so that it is staged again.
 fn discard_if_damaged(store: &Store, name: &EntryName) -> Result<(), StageError> {
     let Some(lease) = store.get(name)? else { return Ok(()) };
     let path = lease.path().to_owned();
-    if File::open(&path).and_then(|file| is_intact(&file)).unwrap_or(false) {
+    if is_as_staged(&path).unwrap_or(false) {
         return Ok(());
     }
     tracing::warn!(path = %path.display(), "a staged disk is damaged and is staged again");
