@@ -6,6 +6,8 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use crate::{Digest, Draft};
@@ -266,15 +268,24 @@ impl Store {
         let mut write = Some(write);
         loop {
             let (lock, lock_path) = self.open_lock(name)?;
-            lock.lock().map_err(at("lock", &lock_path))?;
             let mut created = false;
-            if !self.path(name).exists()
-                && let Some(write) = write.take()
-            {
-                self.write_entry(name, write)?;
-                created = true;
+            match lock.try_lock() {
+                Ok(()) => {
+                    if !self.path(name).exists()
+                        && let Some(write) = write.take()
+                    {
+                        self.write_entry(name, write)?;
+                        created = true;
+                    }
+                }
+                // Its writer, or one who looks for it as we do. To wait for the exclusive lock
+                // would be to wait for the end of a lease once the entry is there: for ever, if
+                // that lease's holder waits for one of ours.
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(at("lock", &lock_path)(error).into()),
             }
-            // Not atomic: a remover may come in between. Then look again.
+            // Waits for a writer. After the exclusive lock it is not atomic: a remover may come in
+            // between. Then look again.
             lock.lock_shared().map_err(at("lock", &lock_path))?;
             if let Some(lease) = self.lease(name, Some(lock), created)? {
                 return Ok(lease);
@@ -284,6 +295,7 @@ impl Store {
                     io::Error::other("removed by another process as soon as it was written");
                 return Err(at("use", &self.path(name))(source).into());
             }
+            thread::sleep(Duration::from_millis(1));
         }
     }
 

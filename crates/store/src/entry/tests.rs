@@ -69,6 +69,27 @@ fn one_of_many_writers_writes() {
     assert_eq!(created, 1);
 }
 
+/// Two that take the same entries in opposite order, and keep what they have.
+#[test]
+fn writers_that_hold_leases_do_not_wait_for_each_other() {
+    let (_directory, store, _) = store();
+    let meeting = std::sync::Barrier::new(2);
+    let take = |names: [EntryName; 2]| {
+        meeting.wait();
+        let leases = names.map(|name| store.get_or_create(&name, text("x")).unwrap());
+        leases.iter().filter(|lease| lease.created()).count()
+    };
+    for round in 0..500 {
+        let name = |letter| EntryName::new(format!("{letter}{round}")).unwrap();
+        let created = std::thread::scope(|scope| {
+            let one = scope.spawn(|| take([name("a"), name("b")]));
+            let two = scope.spawn(|| take([name("b"), name("a")]));
+            one.join().unwrap() + two.join().unwrap()
+        });
+        assert_eq!(created, 2);
+    }
+}
+
 #[test]
 fn replaces_under_a_reader() {
     let (_directory, store, name) = store();
