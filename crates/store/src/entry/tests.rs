@@ -69,25 +69,24 @@ fn one_of_many_writers_writes() {
     assert_eq!(created, 1);
 }
 
-/// Two that take the same entries in opposite order, and keep what they have.
+/// Between looking for an entry and locking it, another may have written it and keep it for as long
+/// as it likes, perhaps until we let go of another entry.
 #[test]
-fn writers_that_hold_leases_do_not_wait_for_each_other() {
-    let (_directory, store, _) = store();
-    let meeting = std::sync::Barrier::new(2);
-    let take = |names: [EntryName; 2]| {
-        meeting.wait();
-        let leases = names.map(|name| store.get_or_create(&name, text("x")).unwrap());
-        leases.iter().filter(|lease| lease.created()).count()
-    };
-    for round in 0..500 {
-        let name = |letter| EntryName::new(format!("{letter}{round}")).unwrap();
-        let created = std::thread::scope(|scope| {
-            let one = scope.spawn(|| take([name("a"), name("b")]));
-            let two = scope.spawn(|| take([name("b"), name("a")]));
-            one.join().unwrap() + two.join().unwrap()
-        });
-        assert_eq!(created, 2);
-    }
+fn an_entry_that_appears_meanwhile_is_not_waited_for() {
+    let (_directory, store, name) = store();
+    let (lease, _) = store.open_lock(&name).unwrap();
+    lease.lock_shared().unwrap();
+    let (done, outcome) = std::sync::mpsc::channel();
+    let (other, wanted) = (store.clone(), name.clone());
+    let thread = std::thread::spawn(move || {
+        done.send(other.get_or_create(&wanted, text("two")).unwrap().created()).unwrap();
+    });
+    let early = outcome.recv_timeout(std::time::Duration::from_millis(100));
+    assert!(early.is_err(), "the lock was not respected");
+    fs::write(store.path(&name), "one").unwrap();
+    assert!(!outcome.recv_timeout(std::time::Duration::from_secs(30)).unwrap());
+    drop(lease);
+    thread.join().unwrap();
 }
 
 #[test]
