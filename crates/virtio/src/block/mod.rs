@@ -1,0 +1,13 @@
+//! A disk (virtio 1.2, 5.2): an image on the host, read and written by its offset.
+//!
+//! Requests are carried out one after the other by `preadv` and `pwritev` on the device's thread,
+//! straight between the image and the guest's buffers. What a machine reads at its start lies in
+//! the host's page cache, where the call costs less than handing it to another queue (io_uring)
+//! would.
+
+mod device;
+mod request;
+mod state;
+
+pub use device::{Block, BlockSettings, Flush, OpenError, Writing};
+pub use state::BlockState;
