@@ -26,6 +26,7 @@ mod device;
 pub mod entropy;
 mod interrupt;
 mod mmio;
+pub mod vsock;
 mod worker;
 
 pub use chain::{ChainBuffers, ChainError};
