@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what Costrel needs on Debian 12 or 13 and is not there yet.
 #
-#   install-deps.sh [run] [build] [kernel] [test]     (default: all of them)
+#   install-deps.sh [run] [build] [kernel] [test] [lab]     (default: all of them)
 #
 # It looks for the commands first, so that it costs nothing, and needs neither
 # root nor the network, when all is there.
@@ -50,8 +50,17 @@ group() {
             need curl curl
             need python3 python3
             need python3-pip pip3 ;;
+        lab)
+            need qemu-system-x86 qemu-system-x86_64
+            # Debian 12's QEMU brings virtiofsd along.
+            [[ $(. /etc/os-release && echo "${VERSION_ID-}") == 12 ]] || need virtiofsd /usr/libexec/virtiofsd
+            need busybox-static busybox
+            need cpio cpio
+            need lz4 lz4
+            need python3 python3
+            need kmod depmod ;;
         *)
-            echo "install-deps.sh: unknown group '$1' (there are: run build kernel test)" >&2
+            echo "install-deps.sh: unknown group '$1' (there are: run build kernel test lab)" >&2
             exit 2 ;;
     esac
 }
@@ -59,7 +68,7 @@ group() {
 # e2fsprogs and docker-registry live in sbin or bin depending on the release.
 PATH=$PATH:/usr/sbin:/sbin
 
-(($#)) || set -- run build kernel test
+(($#)) || set -- run build kernel test lab
 for name; do group "$name"; done
 
 if ((${#wanted[@]})); then
