@@ -5,10 +5,12 @@
 //! guest. A power that only some backends have is an `Option` in the trait, never a no-op.
 
 mod console;
+mod isolation;
 mod machine;
 mod spec;
 
 pub use console::ConsoleLog;
+pub use isolation::{IsolationError, JailReport, Measure, MeasureName, Standing, Strictness};
 pub use machine::{Backend, BootError, ByteStream, DialError, Exit, Machine, MachineError};
 pub use spec::{
     Console, Disk, DiskAccess, DiskName, GuestPort, KernelImage, MachineSpec, Memory, SpecError,

@@ -5,7 +5,7 @@ use std::{fmt, io, path::PathBuf};
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::{GuestPort, MachineSpec};
+use crate::{GuestPort, IsolationError, MachineSpec};
 
 /// Something that runs virtual machines.
 #[async_trait]
@@ -135,6 +135,9 @@ pub enum BootError {
         /// How many there can be.
         most: usize,
     },
+    /// It would be separated less strictly from the host than was asked for.
+    #[error(transparent)]
+    Isolation(#[from] IsolationError),
     /// An operation of the host failed.
     #[error("cannot {operation}")]
     Host {
