@@ -22,12 +22,14 @@ const MOST_BYTES: usize = 64 << 20;
 ///
 /// Meant to be used again for the next chain, so that no memory is allocated for each. The guest
 /// can change the bytes at any time: whatever is decided upon has to be copied first
-/// ([`ChainBuffers::take_object`]).
+/// ([`ChainBuffers::take`]).
 #[derive(Debug, Default)]
 pub struct ChainBuffers {
     /// Invariant: each lies within the memory that [`ChainBuffers::load`] was given.
     readable: Vec<libc::iovec>,
     writable: Vec<libc::iovec>,
+    /// What was cut off the front of `writable` to be written last.
+    aside: Vec<libc::iovec>,
     /// How many of the readable ones are used up, the first of the rest being cut as needed.
     taken: usize,
     readable_length: usize,
@@ -119,6 +121,7 @@ impl ChainBuffers {
     fn clear(&mut self) {
         self.readable.clear();
         self.writable.clear();
+        self.aside.clear();
         self.taken = 0;
         self.readable_length = 0;
         self.writable_length = 0;
@@ -140,21 +143,34 @@ impl ChainBuffers {
     ///
     /// # Errors
     /// [`ChainError::TooShort`].
-    pub fn take<const N: usize>(&mut self, _memory: &GuestMemory) -> Result<[u8; N], ChainError> {
-        if self.readable_length < N {
+    pub fn take<const N: usize>(&mut self, memory: &GuestMemory) -> Result<[u8; N], ChainError> {
+        let mut bytes = [0; N];
+        self.take_into(memory, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// As [`ChainBuffers::take`], for as many bytes as the target has.
+    ///
+    /// # Errors
+    /// [`ChainError::TooShort`]; then nothing was copied.
+    pub fn take_into(
+        &mut self,
+        _memory: &GuestMemory,
+        target: &mut [u8],
+    ) -> Result<(), ChainError> {
+        if self.readable_length < target.len() {
             return Err(ChainError::TooShort);
         }
-        let mut bytes = [0; N];
         let mut done = 0;
-        while done < N {
+        while done < target.len() {
             let buffer = &mut self.readable[self.taken];
-            let count = buffer.iov_len.min(N - done);
+            let count = buffer.iov_len.min(target.len() - done);
             // SAFETY: by the invariant of `readable`, whose memory the caller holds; the target is
             // ours, hence they don't overlap.
             unsafe {
                 std::ptr::copy_nonoverlapping(
                     buffer.iov_base.cast::<u8>(),
-                    bytes[done..].as_mut_ptr(),
+                    target[done..].as_mut_ptr(),
                     count,
                 );
             }
@@ -164,8 +180,8 @@ impl ChainBuffers {
                 self.taken += 1;
             }
         }
-        self.readable_length -= N;
-        Ok(bytes)
+        self.readable_length -= target.len();
+        Ok(())
     }
 
     /// Cuts the last byte off what can be written, as the place for a status.
@@ -204,23 +220,40 @@ impl ChainBuffers {
         if self.writable_length < bytes.len() {
             return Err(ChainError::TooShort);
         }
-        let mut done = 0;
-        for buffer in &mut self.writable {
-            let count = buffer.iov_len.min(bytes.len() - done);
-            // SAFETY: by the invariant of `writable`, whose memory the caller holds; the source is
-            // ours, hence they don't overlap.
-            unsafe {
-                std::ptr::copy_nonoverlapping(
-                    bytes[done..].as_ptr(),
-                    buffer.iov_base.cast::<u8>(),
-                    count,
-                );
-            }
-            done += count;
-            advance(buffer, count);
-        }
+        // SAFETY: by the invariant of `writable`, whose memory the caller holds.
+        unsafe { copy_in(&mut self.writable, bytes) };
         self.writable_length -= bytes.len();
         Ok(())
+    }
+
+    /// Cuts the first `length` bytes off what can be written, as the place for a header that is
+    /// known only when what follows it is there ([`ChainBuffers::put_aside`]).
+    ///
+    /// # Errors
+    /// [`ChainError::TooShort`]; then nothing was cut off.
+    pub fn set_aside(&mut self, length: usize) -> Result<(), ChainError> {
+        if self.writable_length < length {
+            return Err(ChainError::TooShort);
+        }
+        self.aside.clear();
+        let mut missing = length;
+        for buffer in &mut self.writable {
+            if missing == 0 {
+                break;
+            }
+            let count = buffer.iov_len.min(missing);
+            self.aside.push(libc::iovec { iov_base: buffer.iov_base, iov_len: count });
+            advance(buffer, count);
+            missing -= count;
+        }
+        self.writable_length -= length;
+        Ok(())
+    }
+
+    /// Writes what was set aside; bytes for which there is no place are dropped.
+    pub fn put_aside(&mut self, _memory: &GuestMemory, bytes: &[u8]) {
+        // SAFETY: what was set aside is a part of `writable`, hence as in `put`.
+        unsafe { copy_in(&mut self.aside, bytes) };
     }
 
     /// Reads from a file at an offset into all that can be written; the end of the file is an error.
@@ -292,25 +325,6 @@ impl ChainBuffers {
         self.readable_length -= sent;
         Ok(sent)
     }
-
-    /// Copies what is left to be read to the end of a vector, and moves on past it.
-    pub fn drain_into(&mut self, _memory: &GuestMemory, target: &mut Vec<u8>) {
-        target.reserve(self.readable_length);
-        for buffer in &self.readable[self.taken..] {
-            let start = target.len();
-            target.resize(start + buffer.iov_len, 0);
-            // SAFETY: as in `take`.
-            unsafe {
-                std::ptr::copy_nonoverlapping(
-                    buffer.iov_base.cast::<u8>(),
-                    target[start..].as_mut_ptr(),
-                    buffer.iov_len,
-                );
-            }
-        }
-        self.taken = self.readable.len();
-        self.readable_length = 0;
-    }
 }
 
 /// A byte of guest memory into which the outcome of a request goes.
@@ -324,6 +338,27 @@ impl StatusByte {
     pub fn set(self, _memory: &GuestMemory, status: u8) {
         // SAFETY: it comes from `take_status`, hence lies within the memory that the caller holds.
         unsafe { self.address.write_volatile(status) };
+    }
+}
+
+/// Copies bytes into buffers, which are cut accordingly.
+///
+/// # Safety
+/// The buffers lie within memory that is mapped, and that nothing of Rust's lies in.
+unsafe fn copy_in(buffers: &mut [libc::iovec], bytes: &[u8]) {
+    let mut done = 0;
+    for buffer in buffers {
+        let count = buffer.iov_len.min(bytes.len() - done);
+        // SAFETY: the caller's promise; the source is ours, hence they don't overlap.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                bytes[done..].as_ptr(),
+                buffer.iov_base.cast::<u8>(),
+                count,
+            );
+        }
+        done += count;
+        advance(buffer, count);
     }
 }
 

@@ -1,10 +1,17 @@
 //! What a device is to its driver, and what it does on its thread.
 
-use std::{io, os::fd::BorrowedFd, sync::Arc};
+use std::{
+    io,
+    os::fd::BorrowedFd,
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
+};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use virtio_queue::{Queue, QueueOwnedT as _, QueueT as _};
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::{ChainBuffers, ChainError, Interrupt};
@@ -129,6 +136,29 @@ pub struct Poller {
 }
 
 impl Poller {
+    /// One that waits for nothing yet. A [`Worker`] has its own.
+    ///
+    /// [`Worker`]: crate::Worker
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { epoll: Epoll::new()? })
+    }
+
+    /// What has happened by now, without waiting: for whoever drives a device without a thread.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn happened(&self) -> io::Result<Vec<(Token, EventSet)>> {
+        let mut events = [EpollEvent::default(); 16];
+        let count = self.epoll.wait(0, &mut events)?;
+        let happened = events[..count].iter().filter_map(|event| {
+            Some((Token(u32::try_from(event.data()).ok()?), event.event_set()))
+        });
+        Ok(happened.collect())
+    }
+
     /// Has [`Device::event`] called with `token` when one of `events` happens.
     ///
     /// # Errors
@@ -179,11 +209,43 @@ pub struct ActiveQueues {
     pub interrupt: Arc<Interrupt>,
     /// What was negotiated of the device's own features.
     pub features: u64,
+    /// One bit a queue that is to be served again though nobody kicks it.
+    unfinished: u32,
 }
 
+/// The most chains of a queue that are served before the device listens to anybody else.
+const MOST_AT_ONCE: usize = 1024;
+
 impl ActiveQueues {
-    /// Serves every chain that the driver has put into a queue, until there is none: `serve` gets
-    /// the chain's buffers and says how many bytes it wrote. The driver is told at the end.
+    /// Queues in use.
+    #[must_use]
+    pub fn new(
+        memory: Arc<GuestMemory>,
+        queues: Vec<Queue>,
+        interrupt: Arc<Interrupt>,
+        features: u64,
+    ) -> Self {
+        Self { memory, queues, interrupt, features, unfinished: 0 }
+    }
+
+    /// Has [`Device::queue_kicked`] called for a queue once more, after whoever else waits for the
+    /// device: a driver that never stops must not keep the device from being paused.
+    pub fn come_back(&mut self, queue: usize) {
+        self.unfinished |= 1 << queue;
+    }
+
+    /// The queues to come back to, each of which is named once.
+    pub fn take_unfinished(&mut self) -> impl Iterator<Item = usize> + use<> {
+        let unfinished = std::mem::take(&mut self.unfinished);
+        (0..u32::BITS as usize).filter(move |queue| unfinished >> queue & 1 != 0)
+    }
+
+    pub(crate) fn is_unfinished(&self) -> bool {
+        self.unfinished != 0
+    }
+
+    /// Serves what the driver has put into a queue, a bounded number of chains at a time: `serve`
+    /// gets the chain's buffers and says how many bytes it wrote. The driver is told at the end.
     ///
     /// # Errors
     /// [`Fault`], also where `serve` says that the chain is not what it should be.
@@ -194,16 +256,19 @@ impl ActiveQueues {
         mut serve: impl FnMut(&GuestMemory, &mut ChainBuffers) -> Result<u32, Fault>,
     ) -> Result<(), Fault> {
         let memory = Arc::clone(&self.memory);
-        loop {
-            while let Some(head) = self.pop(queue, &memory, buffers)? {
-                let written = serve(&memory, buffers)?;
-                self.give_back(queue, head, written)?;
-            }
-            self.notify(queue)?;
-            if !self.listen(queue)? {
+        for _ in 0..MOST_AT_ONCE {
+            let Some(head) = self.pop(queue, &memory, buffers)? else {
+                self.notify(queue)?;
+                if self.listen(queue)? {
+                    continue;
+                }
                 return Ok(());
-            }
+            };
+            let written = serve(&memory, buffers)?;
+            self.give_back(queue, head, written)?;
         }
+        self.come_back(queue);
+        self.notify(queue)
     }
 
     /// Takes the next chain out of a queue: its buffers, and the number by which it is given back.
@@ -223,6 +288,44 @@ impl ActiveQueues {
         let head = chain.head_index();
         buffers.load(memory, chain).map_err(|source| Fault::Chain { queue, source })?;
         Ok(Some(head))
+    }
+
+    /// Puts the chain that was taken out last back, as if it had not been.
+    pub fn put_back(&mut self, queue: usize) {
+        self.queues[queue].go_to_previous_position();
+    }
+
+    /// How many chains the driver has ever put into a queue, modulo 2¹⁶.
+    ///
+    /// # Errors
+    /// [`Fault::Queue`].
+    pub fn driver_index(&self, queue: usize) -> Result<u16, Fault> {
+        let memory: &GuestMemory = &self.memory;
+        let index = self.queues[queue].avail_idx(memory, Ordering::Acquire);
+        Ok(index.map_err(|source| Fault::Queue { queue, source })?.0)
+    }
+
+    /// Has the driver notify the device of what it puts into a queue beyond `index`, whatever of the
+    /// rest was not taken yet. True if there is something already.
+    ///
+    /// # Errors
+    /// [`Fault::Queue`].
+    pub fn listen_beyond(&mut self, queue: usize, index: u16) -> Result<bool, Fault> {
+        let ring = &self.queues[queue];
+        if ring.event_idx_enabled() {
+            // `avail_event`, behind the ring's entries (virtio 1.2, 2.7.8). The ring was checked to
+            // be within the memory when it became active.
+            let address = ring.used_ring() + 4 + 8 * u64::from(ring.size());
+            let stored = self.memory.store(index.to_le(), GuestAddress(address), Ordering::Relaxed);
+            stored
+                .map_err(virtio_queue::Error::GuestMemory)
+                .map_err(|source| Fault::Queue { queue, source })?;
+            // Before the index is read again.
+            fence(Ordering::SeqCst);
+        } else {
+            self.listen(queue)?;
+        }
+        Ok(self.driver_index(queue)? != index)
     }
 
     /// Has the driver notify the device of what it puts into a queue from now on. True if there is

@@ -11,7 +11,7 @@ use std::{
 
 use virtio_queue::{Queue, QueueT as _};
 use vmm_sys_util::{
-    epoll::{ControlOperation, Epoll, EpollEvent, EventSet},
+    epoll::{ControlOperation, EpollEvent, EventSet},
     eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd},
 };
 
@@ -100,7 +100,7 @@ impl<D: Device> Worker<D> {
         let wake = Arc::new(event()?);
         let kicks: Arc<[EventFd]> =
             identity.queue_sizes.iter().map(|_| event()).collect::<io::Result<_>>()?;
-        let poller = Poller { epoll: Epoll::new()? };
+        let poller = Poller::new()?;
         let own = wake_tokens(&wake, &kicks);
         for (fd, token) in own {
             let event = EpollEvent::new(EventSet::IN, token);
@@ -122,7 +122,9 @@ impl<D: Device> Worker<D> {
     pub fn run(mut self) {
         let mut events = [EpollEvent::default(); EVENTS];
         loop {
-            let count = match self.poller.epoll.wait(-1, &mut events) {
+            let unfinished = self.active.as_ref().is_some_and(ActiveQueues::is_unfinished);
+            let timeout = if unfinished { 0 } else { -1 };
+            let count = match self.poller.epoll.wait(timeout, &mut events) {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 // Nothing that epoll_wait(2) names can happen here.
@@ -138,6 +140,11 @@ impl<D: Device> Worker<D> {
                     }
                 } else {
                     self.serve(token, event.event_set());
+                }
+            }
+            if let Some(active) = &mut self.active {
+                for queue in active.take_unfinished() {
+                    self.serve(KICKS + queue as u64, EventSet::IN);
                 }
             }
         }
@@ -221,12 +228,8 @@ impl<D: Device> Worker<D> {
 
     fn activate(&mut self, activation: Activation) {
         let Activation { queues, features } = activation;
-        let mut active = ActiveQueues {
-            memory: Arc::clone(&self.memory),
-            queues,
-            interrupt: Arc::clone(&self.interrupt),
-            features,
-        };
+        let (memory, interrupt) = (Arc::clone(&self.memory), Arc::clone(&self.interrupt));
+        let mut active = ActiveQueues::new(memory, queues, interrupt, features);
         match self.device.activate(&mut active, &self.poller) {
             Ok(()) => {
                 self.active = Some(active);
