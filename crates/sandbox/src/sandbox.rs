@@ -146,8 +146,12 @@ impl Sandbox {
         let machine_spec = machine_spec(host, spec, &directory, scratch)?;
         let booting = Instant::now();
         let machine = host.backend.boot(&machine_spec).await?;
-        let agent = AgentClient::connect(machine.dial(GuestPort(AGENT_PORT)).await?).await?;
-        let guest = answer(host.boot_limit, &*machine, agent.describe()).await?;
+        let first_words = async {
+            let agent = AgentClient::connect(machine.dial(GuestPort(AGENT_PORT)).await?).await?;
+            let guest = agent.describe().await?;
+            Ok::<_, StartError>((agent, guest))
+        };
+        let (agent, guest) = answer(host.boot_limit, &*machine, first_words).await?;
         let agent_ready = Instant::now();
         answer(host.boot_limit, &*machine, agent.prepare(prepare_request(spec))).await?;
         let prepared = Instant::now();
@@ -206,22 +210,22 @@ impl Sandbox {
 async fn answer<T>(
     limit: Duration,
     machine: &dyn Machine,
-    call: impl Future<Output = Result<T, AgentError>>,
+    call: impl Future<Output = Result<T, impl Into<StartError>>>,
 ) -> Result<T, StartError> {
-    let ended = |exit| StartError::Ended { exit, console: machine.console_tail() };
+    let ended = async |exit| StartError::Ended { exit, console: machine.console_tail().await };
     tokio::select! {
         biased;
         answer = call => match answer {
             Ok(answer) => Ok(answer),
             // A broken stream is what a dying machine looks like from here. Its end tells more.
             Err(error) => match tokio::time::timeout(Duration::from_secs(2), machine.wait()).await {
-                Ok(exit) => Err(ended(exit)),
+                Ok(exit) => Err(ended(exit).await),
                 Err(_) => Err(error.into()),
             },
         },
-        exit = machine.wait() => Err(ended(exit)),
+        exit = machine.wait() => Err(ended(exit).await),
         () = tokio::time::sleep(limit) => {
-            Err(StartError::Silent { limit, console: machine.console_tail() })
+            Err(StartError::Silent { limit, console: machine.console_tail().await })
         }
     }
 }
@@ -243,11 +247,7 @@ fn machine_spec(
         let name = DiskName::new(root_disk_name(index))?;
         disks.push(Disk { name, path: disk.path().to_owned(), access: DiskAccess::ReadOnly });
     }
-    disks.push(Disk {
-        name: DiskName::new(SCRATCH)?,
-        path: scratch,
-        access: DiskAccess::ReadWrite,
-    });
+    disks.push(Disk { name: DiskName::new(SCRATCH)?, path: scratch, access: DiskAccess::Scratch });
     Ok(MachineSpec {
         vcpus: spec.vcpus,
         memory: spec.memory,

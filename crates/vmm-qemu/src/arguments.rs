@@ -110,13 +110,12 @@ const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resour
 
 fn blockdev(index: usize, access: DiskAccess) -> String {
     let read_only = access == DiskAccess::ReadOnly;
-    // A writable disk doesn't outlive its machine, so nothing is ever flushed to the host's disk.
     json!({
         "driver": "file",
         "node-name": format!("disk{index}"),
         "filename": format!("/dev/fdset/{index}"),
         "read-only": read_only,
-        "cache": { "no-flush": !read_only },
+        "cache": { "no-flush": access == DiskAccess::Scratch },
         "discard": if read_only { "ignore" } else { "unmap" },
     })
     .to_string()
@@ -156,7 +155,7 @@ mod tests {
             memory: Memory::mib(256).unwrap(),
             kernel: KernelImage { path: "/k,readonly=on".into() },
             kernel_arguments: vec!["init=/sbin/vminitd".into()],
-            disks: vec![disk("init", DiskAccess::ReadOnly), disk("scratch", DiskAccess::ReadWrite)],
+            disks: vec![disk("init", DiskAccess::ReadOnly), disk("scratch", DiskAccess::Scratch)],
             ports: vec![GuestPort(1024)],
             console: Console { path: "/c,d".into(), limit: 1 },
             directory: "/tmp/x,y".into(),

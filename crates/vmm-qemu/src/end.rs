@@ -2,9 +2,7 @@
 
 use std::{io, process::ExitStatus};
 
-use costrel_vmm::Exit;
-
-use crate::console::{LastWords, printable};
+use costrel_vmm::{Exit, LastWords, printable};
 
 /// All that is known of an end.
 #[derive(Clone, Copy)]
@@ -23,9 +21,7 @@ impl End<'_> {
             Some("guest-reset" | "guest-panic") => match &self.words.panic {
                 Some(message) => Exit::Panic { message: message.clone() },
                 None if self.words.rebooting => Exit::Reboot,
-                None => Exit::Panic {
-                    message: "the CPU was reset without a word from the kernel".to_owned(),
-                },
+                None => Exit::TripleFault,
             },
             Some("guest-shutdown") => Exit::PowerOff,
             _ if self.halted => Exit::PowerOff,
@@ -73,7 +69,7 @@ mod tests {
         let reset = Some("guest-reset");
         assert_eq!(end(reset, &panicked).exit(), Exit::Panic { message: "oh".to_owned() });
         assert_eq!(end(reset, &rebooting).exit(), Exit::Reboot);
-        assert!(matches!(end(reset, &silent).exit(), Exit::Panic { .. }));
+        assert_eq!(end(reset, &silent).exit(), Exit::TripleFault);
         // What the guest prints alone ends nothing.
         assert!(matches!(end(None, &panicked).exit(), Exit::Monitor { .. }));
     }

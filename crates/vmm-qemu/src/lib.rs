@@ -31,9 +31,7 @@
 
 mod arguments;
 mod backend;
-mod console;
 mod end;
-mod kernel;
 mod leftover;
 mod machine;
 mod ports;

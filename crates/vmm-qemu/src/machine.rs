@@ -11,14 +11,14 @@ use std::{
 };
 
 use async_trait::async_trait;
-use costrel_vmm::{ByteStream, DialError, Exit, GuestPort, Machine, MachineError};
+use costrel_vmm::{ByteStream, ConsoleWatch, DialError, Exit, GuestPort, Machine, MachineError};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::Signal,
 };
 use tokio::{sync::watch, time::timeout};
 
-use crate::{console::ConsoleWatch, ports::Ports, qmp::QmpCommands};
+use crate::{ports::Ports, qmp::QmpCommands};
 
 /// What the supervisor's thread and the owner share.
 #[derive(Debug)]
@@ -99,7 +99,7 @@ impl Machine for QemuMachine {
         self.wait().await
     }
 
-    fn console_tail(&self) -> String {
+    async fn console_tail(&self) -> String {
         self.shared.console.lock().unwrap_or_else(PoisonError::into_inner).tail()
     }
 }

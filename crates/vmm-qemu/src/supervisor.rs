@@ -4,7 +4,7 @@
 //! its parent's: this one lives exactly as long as its QEMU.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::File,
     io::{self, Read},
     os::{
         fd::{AsFd as _, AsRawFd as _, OwnedFd},
@@ -18,7 +18,7 @@ use std::{
     },
 };
 
-use costrel_vmm::{BootError, ConsoleLog, Disk, DiskAccess, Exit, MachineSpec};
+use costrel_vmm::{BootError, ConsoleLog, ConsoleWatch, Disk, Exit, MachineSpec};
 use rustix::{
     event::{PollFd, PollFlags},
     process::{Pid, PidfdFlags},
@@ -27,9 +27,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     arguments::{self, Descriptors},
-    console::ConsoleWatch,
     end::End,
-    kernel::{self, KernelFault},
     leftover,
     machine::{QemuMachine, Shared},
     ports::Ports,
@@ -215,7 +213,7 @@ impl Launched {
             let halted = {
                 let mut console = lock(&self.shared.console);
                 console.take(bytes);
-                console.words.halted
+                console.words().halted
             };
             if halted && !self.halted {
                 self.halted = true;
@@ -297,7 +295,7 @@ impl Launched {
         let words = {
             let mut console = lock(&self.shared.console);
             console.finish();
-            console.words.clone()
+            console.words().clone()
         };
         let end = End {
             killed: self.shared.killed.load(Ordering::SeqCst),
@@ -361,8 +359,8 @@ impl Sockets {
 /// Opens all that QEMU shall have, and starts it.
 fn start(plan: &Plan, ports: &Ports, sockets: &TheirSockets) -> Result<Child, BootError> {
     let spec = &plan.spec;
-    let kernel = open_kernel(&spec.kernel.path)?;
-    let disks = open_disks(spec)?;
+    let kernel = spec.kernel.open(spec.memory)?;
+    let disks = spec.disks.iter().map(Disk::open).collect::<Result<Vec<_>, _>>()?;
     let listeners = ports.listen().map_err(host("make sockets for the guest's ports"))?;
     let descriptors = Descriptors {
         kernel: kernel.as_raw_fd(),
@@ -403,39 +401,4 @@ fn record(child: &mut Child, directory: &Path) -> io::Result<OwnedFd> {
         let _ = child.wait();
     }
     recorded
-}
-
-fn open_kernel(path: &Path) -> Result<File, BootError> {
-    let unreadable = |source| BootError::File { what: "kernel", path: path.to_owned(), source };
-    // Asked first: opening a FIFO would block.
-    if !fs::metadata(path).map_err(unreadable)?.is_file() {
-        return Err(BootError::Kernel {
-            path: path.to_owned(),
-            reason: "it is not a regular file",
-        });
-    }
-    let file = File::open(path).map_err(unreadable)?;
-    kernel::check(&file).map_err(|fault| match fault {
-        KernelFault::Read(source) => unreadable(source),
-        KernelFault::Unfit(reason) => BootError::Kernel { path: path.to_owned(), reason },
-    })?;
-    Ok(file)
-}
-
-fn open_disks(spec: &MachineSpec) -> Result<Vec<File>, BootError> {
-    let open = |disk: &Disk| {
-        let open = || {
-            if !fs::metadata(&disk.path)?.is_file() {
-                return Err(io::Error::other("it is not a regular file"));
-            }
-            let write = disk.access == DiskAccess::ReadWrite;
-            OpenOptions::new().read(true).write(write).open(&disk.path)
-        };
-        open().map_err(|source| BootError::File {
-            what: "disk image",
-            path: disk.path.clone(),
-            source,
-        })
-    };
-    spec.disks.iter().map(open).collect()
 }

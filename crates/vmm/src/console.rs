@@ -25,9 +25,14 @@ impl ConsoleLog {
     /// # Errors
     /// What the system said.
     pub fn create(console: &Console) -> io::Result<Self> {
-        let half = usize::try_from(console.limit / 2).unwrap_or(usize::MAX);
-        let file = File::create(&console.path)?;
-        Ok(Self { file, head_left: half, tail: VecDeque::new(), tail_limit: half, dropped: 0 })
+        Ok(Self::new(File::create(&console.path)?, console.limit))
+    }
+
+    /// A log in an open file, which is empty, of at most `limit` bytes.
+    #[must_use]
+    pub fn new(file: File, limit: u64) -> Self {
+        let half = usize::try_from(limit / 2).unwrap_or(usize::MAX);
+        Self { file, head_left: half, tail: VecDeque::new(), tail_limit: half, dropped: 0 }
     }
 
     /// Takes what the guest printed.

@@ -5,11 +5,15 @@
 //! guest. A power that only some backends have is an `Option` in the trait, never a no-op.
 
 mod console;
+mod console_watch;
+mod files;
 mod isolation;
+mod kernel;
 mod machine;
 mod spec;
 
 pub use console::ConsoleLog;
+pub use console_watch::{ConsoleWatch, LastWords, printable};
 pub use isolation::{IsolationError, JailReport, Measure, MeasureName, Standing, Strictness};
 pub use machine::{Backend, BootError, ByteStream, DialError, Exit, Machine, MachineError};
 pub use spec::{

@@ -3,6 +3,7 @@
 use std::{fmt, io, path::PathBuf};
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{GuestPort, IsolationError, MachineSpec};
@@ -30,8 +31,9 @@ pub trait Backend: fmt::Debug + Send + Sync {
 /// ```
 #[async_trait]
 pub trait Machine: fmt::Debug + Send + Sync {
-    /// Opens a byte stream to a port of the guest. It may be opened before anybody listens there:
-    /// what is written waits. A backend may allow one open stream a port at a time.
+    /// Opens a byte stream to a port of the guest. Before anybody listens there, either the call
+    /// waits for that, without a limit, or what is written does. A backend may allow one open
+    /// stream a port at a time.
     ///
     /// # Errors
     /// [`DialError`].
@@ -56,7 +58,7 @@ pub trait Machine: fmt::Debug + Send + Sync {
     async fn kill(&self) -> Exit;
 
     /// The last lines that the guest printed on its serial console, for error messages.
-    fn console_tail(&self) -> String;
+    async fn console_tail(&self) -> String;
 }
 
 /// A bidirectional stream of bytes.
@@ -65,7 +67,8 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 /// How a machine ended.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Exit {
     /// The guest powered off.
     PowerOff,
@@ -76,6 +79,9 @@ pub enum Exit {
         /// The kernel's own words.
         message: String,
     },
+    /// A virtual CPU faulted while it handled a fault's fault: the guest's kernel is broken beyond
+    /// words.
+    TripleFault,
     /// Its owner killed it.
     Killed,
     /// The virtual machine monitor failed or was killed by somebody else.
@@ -91,6 +97,7 @@ impl fmt::Display for Exit {
             Self::PowerOff => f.write_str("the guest powered off"),
             Self::Reboot => f.write_str("the guest rebooted"),
             Self::Panic { message } => write!(f, "the guest's kernel panicked: {message}"),
+            Self::TripleFault => f.write_str("a virtual CPU of the guest faulted thrice"),
             Self::Killed => f.write_str("the machine was killed"),
             Self::Monitor { reason } => write!(f, "the virtual machine monitor failed: {reason}"),
         }
@@ -124,6 +131,46 @@ pub enum BootError {
         path: PathBuf,
         /// What is wrong with it.
         reason: &'static str,
+    },
+    /// The kernel does not fit into the machine's memory.
+    #[error(
+        "the kernel {} needs {needed_mib} MiB of memory for itself alone, and the machine has \
+         {memory_mib} MiB",
+        path.display()
+    )]
+    KernelTooLarge {
+        /// Its path.
+        path: PathBuf,
+        /// Where it ends.
+        needed_mib: u64,
+        /// The machine's memory.
+        memory_mib: u64,
+    },
+    /// The machine asks for more memory than the host has.
+    #[error("the machine has {given_mib} MiB of memory, and the host itself only {host_mib} MiB")]
+    MemoryTooLarge {
+        /// The machine's.
+        given_mib: u64,
+        /// The host's.
+        host_mib: u64,
+    },
+    /// A disk image is no whole number of sectors, or none at all.
+    #[error(
+        "the disk image {} of {bytes} bytes is not a whole number of sectors of 512 bytes; it may \
+         be truncated",
+        path.display()
+    )]
+    DiskSize {
+        /// Its path.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// Another machine uses a disk image in a way that goes with no other.
+    #[error("the disk image {} is in use by another machine", path.display())]
+    DiskLocked {
+        /// Its path.
+        path: PathBuf,
     },
     /// The machine asks for more of something than this backend has.
     #[error("the machine has {given} {what}, and this backend can do at most {most}")]

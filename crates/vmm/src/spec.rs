@@ -54,8 +54,10 @@ pub struct Disk {
 pub enum DiskAccess {
     /// Any number of machines may use the image at once.
     ReadOnly,
-    /// The image is this machine's alone.
+    /// The image is this machine's alone, and what is written is safe once the guest has flushed.
     ReadWrite,
+    /// The image is this machine's alone, and does not outlive it: a flush does nothing.
+    Scratch,
 }
 
 /// The serial number of a disk: 1 to 20 ASCII letters, digits and `-` (20 is virtio-blk's limit).

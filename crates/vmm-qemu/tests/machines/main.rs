@@ -119,7 +119,12 @@ fn every_kind_of_end_is_told_apart() {
             assert_eq!(guest.hear().await, "ready");
             guest.say(command).await;
             let (first, second) = tokio::join!(machine.wait(), machine.wait());
-            assert_eq!((&first, &second), (&end, &end), "{command}: {}", machine.console_tail());
+            assert_eq!(
+                (&first, &second),
+                (&end, &end),
+                "{command}: {}",
+                machine.console_tail().await
+            );
             assert_eq!(machine.kill().await, end, "an end is final");
             host.assert_clean();
         }
@@ -135,7 +140,11 @@ fn a_panic_is_told_in_the_kernels_words() {
         guest.say("!panic").await;
         let Exit::Panic { message } = machine.wait().await else { panic!() };
         assert_eq!(message, "Attempted to kill init! exitcode=0x00000700");
-        assert!(machine.console_tail().contains(&message), "{}", machine.console_tail());
+        assert!(
+            machine.console_tail().await.contains(&message),
+            "{}",
+            machine.console_tail().await
+        );
         assert!(fs::read_to_string(&host.spec.console.path).unwrap().contains(&message));
         assert!(guest.is_over().await);
         host.assert_clean();
@@ -192,7 +201,7 @@ fn a_flood_on_the_console_stays_within_its_bounds() {
         let log = fs::read_to_string(&host.spec.console.path).unwrap();
         assert!(log.len() <= (64 << 10) + 100, "{}", log.len());
         assert!(log.contains("bytes left out]") && log.trim_end().ends_with("Restarting system"));
-        assert!(machine.console_tail().len() < 20_000);
+        assert!(machine.console_tail().await.len() < 20_000);
     });
 }
 

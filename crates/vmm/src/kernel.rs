@@ -1,4 +1,4 @@
-//! Checks that a file is a kernel that QEMU can enter: an ELF64 x86-64 image with a PVH note.
+//! Checks that a file is a kernel that can be entered: an ELF64 x86-64 image with a PVH note.
 
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 
@@ -17,12 +17,14 @@ const PROGRAM_HEADER_SIZE: usize = 56;
 const MOST_PROGRAM_HEADERS: u16 = 64;
 /// Linux's notes are some hundred bytes.
 const MOST_NOTE_BYTES: u64 = 1 << 20;
+const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 /// xen/include/public/elfnote.h: the 32-bit entry point of the PVH boot protocol.
 const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
 
-/// Checks the file, reading its headers and notes only.
-pub(crate) fn check(file: &File) -> Result<(), KernelFault> {
+/// Checks the file, reading its headers and notes only, and says at which guest physical address
+/// the kernel ends.
+pub(crate) fn check(file: &File) -> Result<u64, KernelFault> {
     let length = file.metadata().map_err(KernelFault::Read)?.len();
     let mut header = [0; HEADER_SIZE];
     read(file, &mut header, 0, length)?;
@@ -47,17 +49,29 @@ pub(crate) fn check(file: &File) -> Result<(), KernelFault> {
     if count > MOST_PROGRAM_HEADERS {
         return Err(KernelFault::Unfit("it has too many ELF program headers"));
     }
+    let (mut end, mut enterable) = (0, false);
     for index in 0..u64::from(count) {
         let mut entry = [0; PROGRAM_HEADER_SIZE];
         let Some(at) = table.checked_add(index * PROGRAM_HEADER_SIZE as u64) else {
             return Err(TRUNCATED);
         };
         read(file, &mut entry, at, length)?;
-        if u32_at(&entry, 0) == PT_NOTE && has_pvh_note(file, &entry, length)? {
-            return Ok(());
+        match u32_at(&entry, 0) {
+            PT_LOAD => {
+                let (offset, in_file) = (u64_at(&entry, 8), u64_at(&entry, 32));
+                if offset.checked_add(in_file).is_none_or(|end| end > length) {
+                    return Err(TRUNCATED);
+                }
+                end = end.max(u64_at(&entry, 24).saturating_add(u64_at(&entry, 40)));
+            }
+            PT_NOTE => enterable |= has_pvh_note(file, &entry, length)?,
+            _ => {}
         }
     }
-    Err(KernelFault::Unfit("it has no PVH entry point (build it with CONFIG_PVH)"))
+    if !enterable {
+        return Err(KernelFault::Unfit("it has no PVH entry point (build it with CONFIG_PVH)"));
+    }
+    Ok(end)
 }
 
 const TRUNCATED: KernelFault = KernelFault::Unfit("it is truncated");
@@ -131,7 +145,7 @@ mod tests {
 
     use super::*;
 
-    fn check_bytes(bytes: &[u8]) -> Result<(), KernelFault> {
+    fn check_bytes(bytes: &[u8]) -> Result<u64, KernelFault> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
         check(&file)

@@ -5,21 +5,21 @@ use std::collections::VecDeque;
 /// The console's tail, and what its lines told. The guest may print anything, without end: all of
 /// it is bounded, and nothing that could drive a terminal gets out.
 #[derive(Debug, Default)]
-pub(crate) struct ConsoleWatch {
+pub struct ConsoleWatch {
     tail: VecDeque<u8>,
     line: Vec<u8>,
-    pub(crate) words: LastWords,
+    words: LastWords,
 }
 
 /// What the kernel said of its end.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct LastWords {
+pub struct LastWords {
     /// The first panic's message.
-    pub(crate) panic: Option<String>,
+    pub panic: Option<String>,
     /// It said that it halts, which a kernel without a way to power off does instead.
-    pub(crate) halted: bool,
+    pub halted: bool,
     /// It said that it reboots.
-    pub(crate) rebooting: bool,
+    pub rebooting: bool,
 }
 
 const TAIL_BYTES: usize = 8 << 10;
@@ -28,8 +28,14 @@ const TAIL_LINES: usize = 24;
 const LINE_BYTES: usize = 512;
 
 impl ConsoleWatch {
+    /// What the kernel said of its end, so far.
+    #[must_use]
+    pub fn words(&self) -> &LastWords {
+        &self.words
+    }
+
     /// Takes what the guest printed.
-    pub(crate) fn take(&mut self, bytes: &[u8]) {
+    pub fn take(&mut self, bytes: &[u8]) {
         let keep = &bytes[bytes.len().saturating_sub(TAIL_BYTES)..];
         let overflow = (self.tail.len() + keep.len()).saturating_sub(TAIL_BYTES);
         self.tail.drain(..overflow);
@@ -44,7 +50,7 @@ impl ConsoleWatch {
     }
 
     /// Looks at the last line even though it was never finished.
-    pub(crate) fn finish(&mut self) {
+    pub fn finish(&mut self) {
         self.read_line();
     }
 
@@ -66,7 +72,8 @@ impl ConsoleWatch {
     }
 
     /// The last lines, for people.
-    pub(crate) fn tail(&self) -> String {
+    #[must_use]
+    pub fn tail(&self) -> String {
         let bytes: Vec<u8> = self.tail.iter().copied().collect();
         let text = printable(&bytes);
         let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
@@ -83,7 +90,8 @@ fn without_timestamp(line: &str) -> &str {
 }
 
 /// The bytes as text, control characters other than line ends and tabs replaced.
-pub(crate) fn printable(bytes: &[u8]) -> String {
+#[must_use]
+pub fn printable(bytes: &[u8]) -> String {
     let control = |c: char| c.is_control() && c != '\n' && c != '\t';
     let text = String::from_utf8_lossy(bytes).replace("\r\n", "\n").replace('\r', "");
     text.replace(control, "\u{fffd}")
