@@ -69,7 +69,8 @@ pub struct Run {
 }
 
 impl Costrel {
-    /// `costrel` with these arguments, in an environment that has only what it needs.
+    /// `costrel` with these arguments, in an environment that has only what it needs. The backend is
+    /// that of `COSTREL_BACKEND`, where it is set.
     #[must_use]
     pub fn new<S: AsRef<OsStr>>(home: &Home, arguments: impl IntoIterator<Item = S>) -> Self {
         let mut command = Command::new(installation().join("bin/costrel"));
@@ -84,6 +85,9 @@ impl Costrel {
             ("XDG_CONFIG_HOME", "config"),
         ] {
             command.env(name, home.path().join(directory));
+        }
+        if let Some(backend) = std::env::var_os("COSTREL_BACKEND") {
+            command.env("COSTREL_BACKEND", backend);
         }
         Self { command, input: Vec::new() }
     }

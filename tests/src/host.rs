@@ -1,13 +1,17 @@
 //! The library below the command, put together as the command does it.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use costrel_functions::Stage;
 use costrel_image::{ImageSource, ImageStore, NoProgress, Platform, PullPolicy, StoreSettings};
 use costrel_rootfs::{ImageLayers, LayerBlob, LayerCompression, Silent, StagedDisk, Stager};
 use costrel_sandbox::Host;
 use costrel_vmm::KernelImage;
-use costrel_vmm_backends::{BackendChoice, Detection, DetectionSettings};
+use costrel_vmm_backends::{BackendChoice, Detection, DetectionSettings, KvmVerdict};
 
 use crate::{Home, kernel, python_image, vminitd};
 
@@ -21,7 +25,7 @@ pub struct TestHost {
 }
 
 impl TestHost {
-    /// A host on the backend that the machine has.
+    /// A host on the backend of `COSTREL_BACKEND`, or the one that the machine has.
     ///
     /// # Panics
     /// If there is none.
@@ -30,12 +34,7 @@ impl TestHost {
         let (data, cache) = (home.path().join("data/costrel"), home.path().join("cache/costrel"));
         let stager = Stager::open(&cache).expect("a cache");
         let images = ImageStore::open(&data.join("images"), StoreSettings::default());
-        let detection = Detection::detect(&DetectionSettings {
-            choice: BackendChoice::Auto,
-            qemu: None,
-            path: std::env::var_os("PATH"),
-            cache: cache.clone(),
-        });
+        let detection = detect(backend_choice(), &cache);
         let host = Host {
             backend: detection.backend().expect("a backend"),
             kernel: KernelImage { path: kernel() },
@@ -74,5 +73,33 @@ impl TestHost {
         let stager = Arc::clone(&self.stage.stager);
         let staged = tokio::task::spawn_blocking(move || stager.image(&layers, &Silent)).await;
         Arc::new(staged.expect("a thread").expect("a disk"))
+    }
+}
+
+/// Whether this machine's KVM runs a stock kernel.
+///
+/// # Panics
+/// If there is no temporary directory to be had.
+#[must_use]
+pub fn kvm_works() -> bool {
+    let cache = tempfile::tempdir().expect("a temporary directory");
+    *detect(BackendChoice::Auto, cache.path()).kvm() == KvmVerdict::Works
+}
+
+fn detect(choice: BackendChoice, cache: &Path) -> Detection {
+    Detection::detect(&DetectionSettings {
+        choice,
+        path: std::env::var_os("PATH"),
+        cache: cache.to_owned(),
+        ..DetectionSettings::default()
+    })
+}
+
+fn backend_choice() -> BackendChoice {
+    match std::env::var("COSTREL_BACKEND").as_deref() {
+        Err(_) | Ok("" | "auto") => BackendChoice::Auto,
+        Ok("kvm") => BackendChoice::Kvm,
+        Ok("emulated") => BackendChoice::Emulated,
+        Ok(other) => panic!("COSTREL_BACKEND is {other:?}"),
     }
 }

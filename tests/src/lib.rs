@@ -1,5 +1,7 @@
 //! End-to-end tests: each boots a real virtual machine.
 //!
+//! They run on every backend: `COSTREL_BACKEND` names it. `scripts/test-kvm.sh` runs them on KVM.
+//!
 //! `scripts/test.sh` builds what they work on: the installation in `target/costrel`, the Python
 //! image and the Rust function in `target/test-inputs`. A test whose input is missing fails and
 //! says which.
@@ -10,6 +12,12 @@ mod inputs;
 mod leftovers;
 
 pub use costrel::{Costrel, Home, Run};
-pub use host::TestHost;
+pub use host::{TestHost, kvm_works};
 pub use inputs::{example, installation, kernel, layer_zip, python_image, rust_function, vminitd};
 pub use leftovers::{processes_below, wait_until};
+
+/// Says what a test lacks that ends here. Past the harness, which would keep it to itself.
+pub fn skipped(lacking: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "skipped: {lacking}");
+}

@@ -3,12 +3,11 @@
 
 use std::{
     fs,
-    io::Write as _,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use costrel_tests::{Costrel, Home, Run, processes_below, python_image};
+use costrel_tests::{Costrel, Home, Run, kvm_works, processes_below, python_image, skipped};
 
 /// Runs it in a home of its own; afterwards there is no sandbox, no draft and no process.
 fn refused(code: i32, says: &[&str], call: impl FnOnce(&Home) -> Costrel) -> Run {
@@ -207,16 +206,21 @@ fn what_makes_no_sense() {
 
 #[test]
 fn no_qemu_and_no_kvm() {
-    refused(1, &["qemu-system-x86", "apt install"], |home| {
-        Costrel::rust_case(home, "{}").env("PATH", "/nowhere")
-    });
-    let run = Costrel::new(&Home::private(), ["doctor"]).env("PATH", "/nowhere").run();
+    let without = |costrel: Costrel| costrel.env("PATH", "/nowhere").env("COSTREL_BACKEND", "auto");
+    if kvm_works() {
+        return skipped("a machine without a KVM that works");
+    }
+    refused(1, &["qemu-system-x86", "apt install"], |home| without(Costrel::rust_case(home, "{}")));
+    let run = without(Costrel::new(&Home::private(), ["doctor"])).run();
     assert_eq!(run.code, Some(1), "{run:#?}");
     assert!(run.stdout.contains("!!  QEMU"), "{run:#?}");
 }
 
 #[test]
 fn a_backend_that_cannot_be_had() {
+    if kvm_works() {
+        return skipped("a machine without a KVM that works");
+    }
     refused(1, &["KVM"], |home| Costrel::rust_case(home, "{}").env("COSTREL_BACKEND", "kvm"));
 }
 
@@ -272,7 +276,7 @@ fn no_space_on_the_disk() {
     let mount = |arguments: &[&str]| Command::new("mount").args(arguments).arg(&cache).output();
     let mounted = mount(&["-t", "tmpfs", "-o", "size=12m", "tmpfs"]);
     if !mounted.is_ok_and(|output| output.status.success()) {
-        let _ = writeln!(std::io::stderr(), "skipped: it takes root to mount a small tmpfs");
+        skipped("it takes root to mount a small tmpfs");
         return;
     }
     let run = Costrel::python_case(&home, "cases.echo", "{}").run();

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Runs the end-to-end tests, and those of what KVM's machines are made of, on KVM: inside kvm-lab,
+# whose KVM is the real one on an emulated CPU.
+#
+#   scripts/test-kvm.sh [NAME[=PREFIX]…]     (what the names mean: see tests/kvm-lab/run-tests.py)
+#
+# A machine that cannot run the lab skips it and says so; with COSTREL_KVM_LAB=required, as in CI,
+# that is a failure. COSTREL_BACKEND (kvm unless set) is the backend that is tested.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$PWD
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+memory=4096
+limit=${COSTREL_KVM_LAB_SECONDS:-1200}
+
+if (($# == 0)); then
+    # Those tests that boot machines, and each device, the VMM and the agent's end of vsock.
+    set -- sandbox= instance= functions_python= functions_rust= killed= \
+        bad_input=a_guest_,a_kernel_,a_blob_that_rots,a_backend,no_qemu \
+        costrel-vminitd
+    for crate in virtio vmm-process vmm-kvm; do
+        [[ ! -e crates/$crate/Cargo.toml ]] || set -- "$@" "costrel-$crate"
+    done
+fi
+
+if ! tests/kvm-lab/kvm-lab check $memory; then
+    echo "===== The tests on KVM are SKIPPED: this machine cannot run kvm-lab =====" >&2
+    [[ ${COSTREL_KVM_LAB-} != required ]] || exit 1
+    exit 0
+fi
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+# The whole workspace, as the other tests are built: the same features, so nothing is built twice.
+cargo test --workspace --locked --no-run --quiet --message-format=json >"$work/messages"
+tests/kvm-lab/run-tests.py plan "$work/messages" "$@" >"$work/plan"
+
+# In the lab all temporary files are on a tmpfs, for its root is an overlay, which lacks what the
+# store asks of a file system; and the tests' shared home is one of the lab's own.
+cat >"$work/inside" <<'INSIDE'
+set -euo pipefail
+mkdir -p /dev/shm/tmp "$1/test-home"
+mount -t tmpfs -o size=75% tmp /dev/shm/tmp
+mount -t tmpfs -o size=75% home "$1/test-home"
+export TMPDIR=/dev/shm/tmp
+"$2/tests/kvm-lab/run-tests.py" run "$3/plan" "$(nproc)" 240
+INSIDE
+export KVM_LAB_ENV_CARGO_TARGET_DIR=$target
+export KVM_LAB_ENV_COSTREL_BACKEND=${COSTREL_BACKEND:-kvm}
+export KVM_LAB_ENV_COSTREL_TEST_KERNEL=$target/costrel/lib/costrel/vmlinux
+tests/kvm-lab/kvm-lab run --mem $memory --timeout "$limit" -- bash "$work/inside" "$target" "$root" "$work"

@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Runs test programs that cargo has built, some at a time, and sums them up.
+
+    run-tests.py plan MESSAGES NAME[=PREFIX[,PREFIX…]]… >PLAN
+    run-tests.py run PLAN JOBS SECONDS
+
+MESSAGES are cargo's, of `cargo test --no-run --message-format=json`. NAME is a package or one of its
+test programs. With `=`, each test whose name begins with a PREFIX (an empty one fits all) becomes a
+process of its own; without, a program runs its tests itself. SECONDS limit each process.
+
+A test that prints a line `skipped: …` counts as skipped. The exit status is 0 if some test passed and
+none failed.
+"""
+
+import concurrent.futures
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+
+def programs(messages):
+    """The test programs that cargo told of: package, target, file, the package's directory."""
+    for line in pathlib.Path(messages).read_text().splitlines():
+        message = json.loads(line) if line.startswith("{") else {}
+        if message.get("reason") == "compiler-artifact" and message["profile"]["test"] and message["executable"]:
+            manifest = pathlib.Path(message["manifest_path"])
+            package = re.search(r'^name = "(.*)"', manifest.read_text(), re.M)[1]
+            yield package, message["target"]["name"], message["executable"], str(manifest.parent)
+
+
+def tests_of(program):
+    listed = subprocess.run([program, "--list", "--format", "terse"], stdout=subprocess.PIPE, text=True, check=True)
+    return [line.removesuffix(": test") for line in listed.stdout.splitlines() if line.endswith(": test")]
+
+
+def plan(messages, names):
+    entries, unused = [], {name.partition("=")[0]: name.partition("=")[1:] for name in names}
+    wanted = dict(unused)
+    for package, target, program, directory in programs(messages):
+        name = target if target in wanted else package
+        if name not in wanted:
+            continue
+        unused.pop(name, None)
+        entry = {"name": target if target == name else f"{package} {target}", "program": program, "directory": directory}
+        one_by_one, prefixes = wanted[name]
+        if not one_by_one:
+            entries.append(entry)
+            continue
+        tests = tests_of(program)
+        for prefix in prefixes.split(","):
+            found = [test for test in tests if test.startswith(prefix)]
+            if not found:
+                sys.exit(f"run-tests.py: {name} has no test that begins with {prefix!r}")
+            entries += [{**entry, "test": test} for test in found]
+    if unused:
+        sys.exit(f"run-tests.py: cargo built no test program {', '.join(unused)}")
+    json.dump(entries, sys.stdout)
+
+
+class Outcome:
+    """What came of a process."""
+
+    def __init__(self, entry, limit):
+        began = time.monotonic()
+        arguments = ["--exact", entry["test"], "--nocapture"] if "test" in entry else ["--show-output"]
+        process = subprocess.Popen(
+            [entry["program"], *arguments, "--test-threads", "2"], cwd=entry["directory"], start_new_session=True,
+            env={**os.environ, "CARGO_MANIFEST_DIR": entry["directory"]},
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        try:
+            output, _ = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            output += f"\nended after {limit:.0f} s\n".encode()
+        self.output = output.decode(errors="replace")
+        self.seconds = time.monotonic() - began
+        self.name = f"{entry['name']} {entry.get('test', '')}".rstrip()
+        self.lacking = re.findall(r"^.*?\bskipped: (.*)", self.output, re.M)
+        results = re.findall(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", self.output, re.M)
+        self.passed, self.failed, ignored = (sum(int(count) for count in counts) for counts in zip(*results)) if results else (0, 0, 0)
+        self.passed = max(0, self.passed - len(self.lacking))
+        self.skipped = len(self.lacking) + ignored
+        if process.returncode != 0 and not self.failed:
+            self.failed = 1
+
+    def print(self):
+        word = "FAIL" if self.failed else "pass" if self.passed else "skip" if self.skipped else "none"
+        count = self.passed + self.failed + self.skipped
+        print(f"  {word} {self.seconds:6.1f} s  {self.name}{f' ({count} tests)' if count != 1 else ''}", flush=True)
+        for what in self.lacking:
+            print(f"                 skipped: {what}", flush=True)
+        if self.failed:
+            print("".join(f"    | {line}\n" for line in self.output.splitlines()), end="", flush=True)
+
+
+def run(plan_file, jobs, seconds):
+    entries = json.loads(pathlib.Path(plan_file).read_text())
+    began = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        outcomes = []
+        for future in concurrent.futures.as_completed([pool.submit(Outcome, entry, seconds) for entry in entries]):
+            outcomes.append(future.result())
+            outcomes[-1].print()
+    passed, failed, skipped = (sum(getattr(outcome, what) for outcome in outcomes) for what in ("passed", "failed", "skipped"))
+    print(f"{passed} passed, {failed} failed, {skipped} skipped, in {time.monotonic() - began:.0f} s", flush=True)
+    for outcome in outcomes:
+        if outcome.failed:
+            print(f"  failed: {outcome.name}", flush=True)
+    sys.exit(0 if passed and not failed else 1)
+
+
+match sys.argv[1:]:
+    case ["plan", messages, *names] if names:
+        plan(messages, names)
+    case ["run", plan_file, jobs, seconds]:
+        run(plan_file, int(jobs), float(seconds))
+    case _:
+        sys.exit(__doc__)
