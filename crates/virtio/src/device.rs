@@ -211,6 +211,8 @@ pub struct ActiveQueues {
     pub features: u64,
     /// One bit a queue that is to be served again though nobody kicks it.
     unfinished: u32,
+    /// One bit a queue of which the driver was not told yet that something was given back.
+    untold: u32,
 }
 
 /// The most chains of a queue that are served before the device listens to anybody else.
@@ -225,7 +227,7 @@ impl ActiveQueues {
         interrupt: Arc<Interrupt>,
         features: u64,
     ) -> Self {
-        Self { memory, queues, interrupt, features, unfinished: 0 }
+        Self { memory, queues, interrupt, features, unfinished: 0, untold: 0 }
     }
 
     /// Has [`Device::queue_kicked`] called for a queue once more, after whoever else waits for the
@@ -346,6 +348,7 @@ impl ActiveQueues {
     /// [`Fault::Queue`].
     pub fn give_back(&mut self, queue: usize, head: u16, written: u32) -> Result<(), Fault> {
         let memory: &GuestMemory = &self.memory;
+        self.untold |= 1 << queue;
         self.queues[queue]
             .add_used(memory, head, written)
             .map_err(|source| Fault::Queue { queue, source })
@@ -356,6 +359,10 @@ impl ActiveQueues {
     /// # Errors
     /// [`Fault::Queue`].
     pub fn notify(&mut self, queue: usize) -> Result<(), Fault> {
+        if self.untold >> queue & 1 == 0 {
+            return Ok(());
+        }
+        self.untold &= !(1 << queue);
         let memory: &GuestMemory = &self.memory;
         let wanted = self.queues[queue]
             .needs_notification(memory)

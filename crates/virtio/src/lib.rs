@@ -26,6 +26,8 @@ mod device;
 pub mod entropy;
 mod interrupt;
 mod mmio;
+#[cfg(test)]
+mod mock;
 pub mod vsock;
 mod worker;
 
