@@ -19,11 +19,11 @@ fn send(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
 }
 
-/// QEMU's process ids, as the sandboxes' records have them.
+/// The monitors' process ids, as the sandboxes' records have them.
 fn monitors(home: &Home) -> Vec<i32> {
     let records = fs::read_dir(home.sandboxes()).into_iter().flatten().flatten();
     records
-        .filter_map(|sandbox| fs::read_to_string(sandbox.path().join("qemu.pid")).ok())
+        .filter_map(|sandbox| fs::read_to_string(sandbox.path().join("monitor.pid")).ok())
         .filter_map(|record| record.split_whitespace().next()?.parse().ok())
         .collect()
 }

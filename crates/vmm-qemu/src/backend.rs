@@ -10,11 +10,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use costrel_vmm::{Backend, BootError, Machine, MachineSpec};
+use costrel_vmm::{Backend, BootError, JailReport, Machine, MachineSpec, Strictness};
+use costrel_vmm_process::SpawnError;
 use rustix::fs::Access;
 use tokio::sync::oneshot;
 
 use crate::{
+    jail,
     supervisor::{Plan, supervise},
     tsc::TscMeasurement,
 };
@@ -35,6 +37,7 @@ pub struct QemuBackend {
     program: PathBuf,
     version: OnceLock<String>,
     tsc: Arc<TscMeasurement>,
+    strictness: Strictness,
 }
 
 /// Why there is no QEMU.
@@ -93,7 +96,22 @@ impl QemuBackend {
                 .ok_or(FindError::Missing)?,
         };
         let tsc = Arc::new(TscMeasurement::begin());
-        Ok(Self { program, version: OnceLock::new(), tsc })
+        Ok(Self { program, version: OnceLock::new(), tsc, strictness: Strictness::default() })
+    }
+
+    /// What it does about a machine that it cannot isolate as it should.
+    #[must_use]
+    pub fn with_strictness(self, strictness: Strictness) -> Self {
+        Self { strictness, ..self }
+    }
+
+    /// Runs the program once, to its end, in the jail of a machine, and tells what of that is in
+    /// force.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn try_jail(&self) -> Result<JailReport, SpawnError> {
+        jail::try_out(&self.program)
     }
 
     /// The program's absolute path.
@@ -146,8 +164,12 @@ impl Backend for QemuBackend {
     }
 
     async fn boot(&self, spec: &MachineSpec) -> Result<Box<dyn Machine>, BootError> {
-        let plan =
-            Plan { program: self.program.clone(), spec: spec.clone(), tsc: Arc::clone(&self.tsc) };
+        let plan = Plan {
+            program: self.program.clone(),
+            spec: spec.clone(),
+            tsc: Arc::clone(&self.tsc),
+            strictness: self.strictness,
+        };
         let (sender, started) = oneshot::channel();
         thread::Builder::new()
             .name("costrel-qemu".to_owned())

@@ -32,13 +32,11 @@
 mod arguments;
 mod backend;
 mod end;
-mod leftover;
+mod jail;
 mod machine;
 mod ports;
-mod process;
 mod qmp;
 mod supervisor;
 mod tsc;
 
 pub use backend::{FindError, QemuBackend, QemuSearch, VersionError};
-pub use leftover::{Leftover, end_leftover};

@@ -11,10 +11,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use costrel_vmm::{ByteStream, ConsoleWatch, DialError, Exit, GuestPort, Machine, MachineError};
+use costrel_vmm::{
+    ByteStream, ConsoleWatch, DialError, Exit, GuestPort, JailReport, Machine, MachineError,
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::Signal,
+    process::{Pid, Signal},
 };
 use tokio::{sync::watch, time::timeout};
 
@@ -28,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) console: Mutex<ConsoleWatch>,
     /// Refers to the process even after it was reaped, so no signal ever hits another.
     pub(crate) process: OwnedFd,
+    pub(crate) process_id: Pid,
+    pub(crate) isolation: JailReport,
     /// Set before the signal is sent.
     pub(crate) killed: AtomicBool,
 }
@@ -101,6 +105,14 @@ impl Machine for QemuMachine {
 
     async fn console_tail(&self) -> String {
         self.shared.console.lock().unwrap_or_else(PoisonError::into_inner).tail()
+    }
+
+    fn isolation(&self) -> &JailReport {
+        &self.shared.isolation
+    }
+
+    fn process_id(&self) -> u32 {
+        self.shared.process_id.as_raw_nonzero().get().unsigned_abs()
     }
 }
 

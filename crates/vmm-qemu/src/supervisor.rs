@@ -7,31 +7,30 @@ use std::{
     fs::File,
     io::{self, Read},
     os::{
-        fd::{AsFd as _, AsRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _},
         unix::net::{UnixListener, UnixStream},
     },
-    path::{Path, PathBuf},
-    process::{Child, ChildStderr, ExitStatus},
+    path::PathBuf,
+    process::ExitStatus,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use costrel_vmm::{BootError, ConsoleLog, ConsoleWatch, Disk, Exit, MachineSpec};
-use rustix::{
-    event::{PollFd, PollFlags},
-    process::{Pid, PidfdFlags},
+use costrel_vmm::{
+    BootError, ConsoleLog, ConsoleWatch, Disk, Exit, MachineSpec, MeasureName, Standing, Strictness,
 };
+use costrel_vmm_process::{MonitorProcess, remove_record};
+use rustix::event::{PollFd, PollFlags};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
     arguments::{self, Descriptors},
     end::End,
-    leftover,
+    jail::{self, Kernel},
     machine::{QemuMachine, Shared},
     ports::Ports,
-    process,
     qmp::{self, QmpCommands, QmpMessage},
     tsc::TscMeasurement,
 };
@@ -41,6 +40,7 @@ pub(crate) struct Plan {
     pub(crate) program: PathBuf,
     pub(crate) spec: MachineSpec,
     pub(crate) tsc: Arc<TscMeasurement>,
+    pub(crate) strictness: Strictness,
 }
 
 type Started = Result<QemuMachine, BootError>;
@@ -59,13 +59,13 @@ pub(crate) fn supervise(plan: &Plan, started: oneshot::Sender<Started>) {
 
 struct Launched {
     directory: PathBuf,
-    child: Child,
+    process: MonitorProcess,
     shared: Arc<Shared>,
     console: Option<UnixStream>,
     console_log: Option<ConsoleLog>,
     qmp: Option<UnixStream>,
     qmp_line: Vec<u8>,
-    stderr: Option<ChildStderr>,
+    stderr: Option<File>,
     stderr_tail: Vec<u8>,
     shutdown_reason: Option<String>,
     halted: bool,
@@ -90,29 +90,42 @@ impl Launched {
         })?;
         let sockets = Sockets::pair().map_err(host("make a pair of sockets"))?;
         let qmp_commands = sockets.qmp.try_clone().map_err(host("duplicate a socket"))?;
-        let started = start(plan, &ports, &sockets.theirs).and_then(|mut child| {
-            let process = record(&mut child, &spec.directory)
+        let started = start(plan, &ports, &sockets.theirs).and_then(|process| {
+            // A process of which no record can be kept is ended here.
+            let handle = process
+                .record(&spec.directory)
+                .and_then(|()| process.handle())
                 .map_err(host("keep a record of QEMU's process"))?;
-            Ok((child, process))
+            Ok((process, handle))
         });
-        let (mut child, process) = match started {
+        let (mut process, handle) = match started {
             Ok(started) => started,
             Err(error) => {
                 ports.remove();
                 return Err(error);
             }
         };
-        let stderr = child.stderr.take();
+        let stderr = process.take_stderr().map(File::from);
+        if let Some(stderr) = &stderr {
+            // A program that leaves it open to others must not hold us up.
+            rustix::io::ioctl_fionbio(stderr, true)
+                .map_err(|error| host("listen to QEMU")(error.into()))?;
+        }
+        let mut isolation = process.isolation().clone();
+        // By `-sandbox`, without which it does not run.
+        isolation.set(MeasureName::Seccomp, Standing::with_detail("QEMU's own filter"));
         Ok(Self {
             directory: spec.directory.clone(),
-            child,
             shared: Arc::new(Shared {
                 ports,
                 qmp: QmpCommands::new(qmp_commands),
                 console: Mutex::default(),
-                process,
+                process: handle,
+                process_id: process.pid(),
+                isolation,
                 killed: AtomicBool::new(false),
             }),
+            process,
             console: Some(sockets.console),
             console_log: Some(console_log),
             qmp: Some(sockets.qmp),
@@ -144,7 +157,7 @@ impl Launched {
                 break;
             }
         }
-        let status = self.child.wait();
+        let status = self.process.wait();
         let exit = self.finish(&status);
         if let Some(started) = started.take() {
             let reason = match &exit {
@@ -290,7 +303,7 @@ impl Launched {
             tracing::warn!(%error, "the console's log lacks its end");
         }
         self.shared.ports.remove();
-        leftover::remove_record(&self.directory);
+        remove_record(&self.directory);
         self.shared.qmp.close();
         let words = {
             let mut console = lock(&self.shared.console);
@@ -357,13 +370,14 @@ impl Sockets {
 }
 
 /// Opens all that QEMU shall have, and starts it.
-fn start(plan: &Plan, ports: &Ports, sockets: &TheirSockets) -> Result<Child, BootError> {
+fn start(plan: &Plan, ports: &Ports, sockets: &TheirSockets) -> Result<MonitorProcess, BootError> {
     let spec = &plan.spec;
-    let kernel = spec.kernel.open(spec.memory)?;
+    let kernel =
+        Kernel::for_anybody(spec.kernel.open(spec.memory)?).map_err(host("copy the kernel"))?;
     let disks = spec.disks.iter().map(Disk::open).collect::<Result<Vec<_>, _>>()?;
     let listeners = ports.listen().map_err(host("make sockets for the guest's ports"))?;
     let descriptors = Descriptors {
-        kernel: kernel.as_raw_fd(),
+        kernel: kernel.file().as_raw_fd(),
         console: sockets.console.as_raw_fd(),
         qmp: sockets.qmp.as_raw_fd(),
         disks: disks.iter().map(File::as_raw_fd).collect(),
@@ -371,34 +385,8 @@ fn start(plan: &Plan, ports: &Ports, sockets: &TheirSockets) -> Result<Child, Bo
     };
     let kernel_arguments = arguments::kernel_arguments(spec, plan.tsc.khz())?;
     let arguments = arguments::command_line(spec, &descriptors, &kernel_arguments)?;
-    let mut inherited = vec![kernel.as_fd(), sockets.console.as_fd(), sockets.qmp.as_fd()];
+    let mut inherited = vec![kernel.file().as_fd(), sockets.console.as_fd(), sockets.qmp.as_fd()];
     inherited.extend(disks.iter().map(File::as_fd));
     inherited.extend(listeners.iter().map(UnixListener::as_fd));
-    process::spawn(&plan.program, &arguments, &inherited).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => {
-            BootError::ProgramMissing { program: plan.program.display().to_string() }
-        }
-        _ => BootError::Host { operation: "start QEMU", source },
-    })
-}
-
-/// A handle on the child, which is ended if none can be had or no record of it be written.
-fn record(child: &mut Child, directory: &Path) -> io::Result<OwnedFd> {
-    let pid = Pid::from_child(child);
-    let recorded = rustix::process::pidfd_open(pid, PidfdFlags::empty())
-        .map_err(io::Error::from)
-        .and_then(|process| leftover::write_record(directory, pid).map(|()| process))
-        .and_then(|process| {
-            if let Some(stderr) = &child.stderr {
-                // A program that leaves it open to others must not hold us up.
-                rustix::io::ioctl_fionbio(stderr, true)?;
-            }
-            Ok(process)
-        });
-    if recorded.is_err() {
-        // Fails only if it has ended.
-        let _ = child.kill();
-        let _ = child.wait();
-    }
-    recorded
+    jail::start(plan, &arguments, &inherited, &kernel, &disks)
 }

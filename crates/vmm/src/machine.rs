@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::{GuestPort, IsolationError, MachineSpec};
+use crate::{GuestPort, IsolationError, JailReport, MachineSpec};
 
 /// Something that runs virtual machines.
 #[async_trait]
@@ -59,6 +59,12 @@ pub trait Machine: fmt::Debug + Send + Sync {
 
     /// The last lines that the guest printed on its serial console, for error messages.
     async fn console_tail(&self) -> String;
+
+    /// What separates the process that runs the machine from the rest of the host.
+    fn isolation(&self) -> &JailReport;
+
+    /// The id of that process.
+    fn process_id(&self) -> u32;
 }
 
 /// A bidirectional stream of bytes.

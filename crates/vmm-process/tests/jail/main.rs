@@ -1,6 +1,11 @@
 //! What a process in the jail finds, as root and as anybody, and that it does not outlive its owner.
 
 #![expect(unsafe_code, reason = "a fork to compare with")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a skipped test, and a measurement, say so"
+)]
 
 use std::{
     collections::BTreeMap,
@@ -291,38 +296,42 @@ fn it_dies_with_its_owner_whenever() {
 #[ignore = "it measures"]
 fn costs() {
     let Some(program) = program() else { return };
-    let rounds = 200;
-    let average = |what: &str, start: &dyn Fn()| {
-        start();
-        let began = Instant::now();
-        for _ in 0..rounds {
-            start();
-        }
-        println!("{what}: {} µs", began.elapsed().as_micros() / rounds);
+    let median = |what: &str, start: &dyn Fn() -> Duration| {
+        let mut times: Vec<_> = (0..200)
+            .map(|_| {
+                let began = Instant::now();
+                (start(), began.elapsed())
+            })
+            .collect();
+        times.sort();
+        let (start, whole) = times[times.len() / 2];
+        println!("{what}: {} µs, with its end {} µs", start.as_micros(), whole.as_micros());
     };
     let arguments = ["sleep".to_owned()];
     // What there was before: a fork, a few system calls, no jail.
-    average("fork and exec, start and end", &|| {
+    median("fork and exec", &|| {
+        let began = Instant::now();
         let mut command = Command::new(&program);
         command.args(&arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::null());
         // SAFETY: does nothing; with it, the standard library forks.
         unsafe { command.pre_exec(|| Ok(())) };
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let started = began.elapsed();
         child.kill().unwrap();
         child.wait().unwrap();
+        started
     });
     for (what, files) in [
         ("an empty root", FileView::Empty),
         ("programs", FileView::ReadOnlyPrograms { readable: &[], reopened: &[] }),
     ] {
-        let started = std::cell::Cell::new(Duration::ZERO);
-        average(what, &|| {
+        median(what, &|| {
             let began = Instant::now();
-            let process =
-                start(&program, &arguments, &[], files.clone(), Strictness::Warn).unwrap();
-            started.set(started.get() + began.elapsed());
+            let files = files.clone();
+            let process = start(&program, &arguments, &[], files, Strictness::Warn).unwrap();
+            let started = began.elapsed();
             drop(process);
+            started
         });
-        println!("    of which the start: {} µs", started.get().as_micros() / (rounds + 1));
     }
 }

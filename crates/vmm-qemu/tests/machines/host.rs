@@ -101,7 +101,7 @@ impl Host {
 
     /// The QEMU that runs in this place.
     pub(crate) fn qemu(&self) -> Pid {
-        let record = fs::read_to_string(self.spec.directory.join("qemu.pid")).unwrap();
+        let record = fs::read_to_string(self.spec.directory.join("monitor.pid")).unwrap();
         Pid::from_raw(record.split(' ').next().unwrap().parse().unwrap()).unwrap()
     }
 

@@ -15,7 +15,8 @@ use costrel_vmm::{
     Backend as _, BootError, DialError, Disk, DiskAccess, DiskName, Exit, GuestPort, MachineError,
     VcpuCount,
 };
-use costrel_vmm_qemu::{Leftover, QemuBackend, QemuSearch, end_leftover};
+use costrel_vmm_process::{Leftover, end_leftover};
+use costrel_vmm_qemu::{QemuBackend, QemuSearch};
 use rustix::process::PidfdFlags;
 
 use crate::host::{Conversation, Host, PORT, eventually, test};
