@@ -14,7 +14,7 @@ GUEST := x86_64-unknown-linux-gnu
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n1)
 
 
-.PHONY: help build binaries kernel demo test test-long bench dist install lint clean
+.PHONY: help build binaries kernel demo test test-kvm test-long bench bench-kvm dist install lint clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | column -t -s '|'
@@ -39,12 +39,20 @@ demo: ## From nothing to a Python function that answers from its own virtual mac
 test: ## All tests that fit into a quarter of an hour
 	@scripts/test.sh
 
+test-kvm: build ## The end-to-end tests on KVM, in a machine that has one (part of `make test`)
+	@scripts/test-inputs.sh "$(abspath $(TARGET))/test-inputs"
+	@scripts/test-kvm.sh
+
 test-long: ## The slow ones: thousands of property cases, longer fault injection, fuzzing
 	@COSTREL_LONG_TESTS=1 scripts/test.sh
 	@scripts/fuzz.sh 60
 
 bench: build ## Measure, and print a table
 	@scripts/bench.py
+	@scripts/bench-kvm.sh
+
+bench-kvm: build ## Only our VMM on KVM, beside others
+	@scripts/bench-kvm.sh
 
 lint: ## Formatting and clippy
 	@cargo fmt --all --check
