@@ -19,9 +19,16 @@ say "making the tests' image and function"
 scripts/test-inputs.sh "$target/test-inputs"
 say "tests"
 export COSTREL_TEST_KERNEL=$target/costrel/lib/costrel/vmlinux
+failed=0
 if command -v cargo-nextest >/dev/null; then
-    cargo nextest run --workspace --locked --no-fail-fast
+    cargo nextest run --workspace --locked --no-fail-fast || failed=1
 else
-    cargo test --workspace --locked --no-fail-fast
+    cargo test --workspace --locked --no-fail-fast || failed=1
+fi
+say "tests on KVM"
+scripts/test-kvm.sh || failed=1
+if ((failed)); then
+    say "FAILED: see above"
+    exit 1
 fi
 say "done"
