@@ -54,7 +54,7 @@ fn sigkill_takes_the_machine_along_and_the_next_start_sweeps() {
     let monitors = monitors(&home);
     send(&child, Signal::KILL);
     child.wait().unwrap();
-    wait_until("QEMU is gone", || !monitors.iter().copied().any(is_alive));
+    wait_until("the monitor is gone", || !monitors.iter().copied().any(is_alive));
     assert_eq!(sandboxes(&home), 1, "what a killed process leaves is there until the next start");
     let run = Costrel::rust_case(&home, r#"{"case":"hello"}"#).run();
     assert_eq!(run.code, Some(0), "{run:#?}");
@@ -90,7 +90,7 @@ fn sigkill_at_any_moment() {
         let monitors = monitors(&home);
         send(&child, Signal::KILL);
         child.wait().unwrap();
-        wait_until("QEMU is gone", || !monitors.iter().copied().any(is_alive));
+        wait_until("the monitor is gone", || !monitors.iter().copied().any(is_alive));
         wait_until("nothing runs on", || processes_below(home.path()).is_empty());
         assert_eq!(drafts(home.path()), 0, "a draft has no name until it is complete");
         let run = Costrel::python_case(&home, "cases.echo", r#"{"a":1}"#).run();
