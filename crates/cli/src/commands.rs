@@ -3,6 +3,7 @@
 mod df;
 mod doctor;
 mod image;
+mod inspect;
 mod invoke;
 
 use clap::Subcommand;
@@ -13,6 +14,8 @@ use crate::{environment::Environment, failure::Outcome};
 pub(crate) enum Command {
     /// Run a Lambda function once, in a virtual machine of its own
     Invoke(Box<invoke::Arguments>),
+    /// Show the sandboxes that run, as JSON
+    Inspect(inspect::Arguments),
     /// Manage OCI images
     #[command(subcommand)]
     Image(image::Command),
@@ -26,6 +29,7 @@ impl Command {
     pub(crate) async fn run(self, environment: &Environment) -> Outcome {
         match self {
             Self::Invoke(arguments) => invoke::run(*arguments, environment).await,
+            Self::Inspect(arguments) => inspect::run(&arguments, environment),
             Self::Image(command) => command.run(environment).await,
             Self::Df(arguments) => df::run(&arguments, environment),
             Self::Doctor(arguments) => doctor::run(&arguments, environment),

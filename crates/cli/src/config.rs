@@ -7,6 +7,9 @@
 //! [registries]
 //! plain-http = ["registry.lan:5000"]              # besides those on loopback
 //! root-certificates = ["/etc/ssl/our-ca.pem"]
+//!
+//! [isolation]
+//! strict = true                   # as --strict, or COSTREL_STRICT=1
 //! ```
 //! `COSTREL_RUNTIME_IMAGE_PYTHON3_12` and its like override the first section.
 
@@ -23,6 +26,14 @@ use crate::{environment::Environment, failure::Failure};
 pub(crate) struct Config {
     runtimes: BTreeMap<String, String>,
     pub(crate) registries: Registries,
+    pub(crate) isolation: Isolation,
+}
+
+/// How machines are separated from the host.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub(crate) struct Isolation {
+    pub(crate) strict: bool,
 }
 
 /// How registries are reached.

@@ -1,11 +1,15 @@
 //! Puts together what the commands work with: stores, kernel, agent, backend.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use costrel_image::{ImageStore, RegistryConfig, StoreSettings};
 use costrel_rootfs::Stager;
 use costrel_sandbox::Host;
-use costrel_vmm::KernelImage;
+use costrel_vmm::{JailReport, KernelImage, Strictness};
 use costrel_vmm_backends::{BackendChoice, Detection, DetectionSettings};
 
 use crate::{config::Config, environment::Environment, failure::Failure, installation};
@@ -29,7 +33,10 @@ pub(crate) fn stager(environment: &Environment) -> Result<Stager, Failure> {
 }
 
 /// What this machine can run virtual machines with.
-pub(crate) fn detect(environment: &Environment) -> Result<Detection, Failure> {
+pub(crate) fn detect(
+    environment: &Environment,
+    strictness: Strictness,
+) -> Result<Detection, Failure> {
     let choice = match environment.text("COSTREL_BACKEND") {
         None | Some("auto") => BackendChoice::Auto,
         Some("kvm") => BackendChoice::Kvm,
@@ -45,20 +52,60 @@ pub(crate) fn detect(environment: &Environment) -> Result<Detection, Failure> {
         qemu: environment.get("COSTREL_QEMU").map(Into::into),
         path: environment.get("PATH").map(ToOwned::to_owned),
         cache: environment.cache(),
+        strictness,
     }))
+}
+
+/// How strictly machines are to be isolated: by the option, by the environment, or by the file.
+pub(crate) fn strictness(
+    option: bool,
+    environment: &Environment,
+    config: &Config,
+) -> Result<Strictness, Failure> {
+    let is_strict = match environment.text("COSTREL_STRICT") {
+        _ if option => true,
+        None => config.isolation.strict,
+        Some("1") => true,
+        Some("0") => false,
+        Some(other) => {
+            return Err(Failure::usage(format!(
+                "COSTREL_STRICT is {other:?}: it must be `1` or `0`"
+            )));
+        }
+    };
+    Ok(if is_strict { Strictness::Strict } else { Strictness::Warn })
+}
+
+/// Says so if a machine is isolated less strictly than it should be.
+pub(crate) fn warn_of_lacking(isolation: &JailReport) {
+    let lacking: Vec<String> =
+        isolation.lacking().map(|measure| measure.name.to_string()).collect();
+    if !lacking.is_empty() {
+        eprintln!(
+            "warning: the machine is isolated from this host without: {}; `costrel doctor` tells \
+             why, --strict refuses such a machine",
+            lacking.join(", ")
+        );
+    }
+}
+
+/// Where the sandboxes' directories are.
+pub(crate) fn sandboxes(environment: &Environment) -> PathBuf {
+    environment.cache().join("sandboxes")
 }
 
 /// What all sandboxes of this command are made with. Sweeps first what killed ones left.
 pub(crate) fn host(
     environment: &Environment,
     kernel: Option<&Path>,
+    strictness: Strictness,
     stager: &Stager,
 ) -> Result<Host, Failure> {
-    let sandboxes = environment.cache().join("sandboxes");
+    let sandboxes = sandboxes(environment);
     costrel_sandbox::sweep(&sandboxes)?;
     let kernel = installation::kernel(kernel, environment)?;
     let agent = installation::agent(environment)?;
-    let backend = detect(environment)?.backend()?;
+    let backend = detect(environment, strictness)?.backend()?;
     let boot_limit = match environment.text("COSTREL_BOOT_TIMEOUT") {
         None => BOOT_LIMIT,
         Some(text) => text

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! sandboxes/ID/lock     held exclusively while the sandbox lives
-//!             /…        scratch disk, sockets, console log, the monitor's pid
+//!             /…        scratch disk, sockets, console log, the monitor's pid, sandbox.json
 //! ```
 
 use std::{
@@ -11,6 +11,9 @@ use std::{
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
+
+/// The file whose lock a living sandbox holds.
+pub(crate) const LOCK: &str = "lock";
 
 /// A sandbox's directory. Dropping it removes it.
 #[derive(Debug)]
@@ -30,7 +33,7 @@ pub struct DirectoryError {
     source: io::Error,
 }
 
-fn at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {
+pub(crate) fn at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {
     let path = path.to_owned();
     move |source| DirectoryError { operation, path, source }
 }
@@ -49,7 +52,7 @@ impl SandboxDirectory {
             .mode(0o700)
             .create(&draft)
             .map_err(at("create", &draft))?;
-        let lock_path = draft.join("lock");
+        let lock_path = draft.join(LOCK);
         let lock = File::create(&lock_path).map_err(at("create", &lock_path))?;
         lock.lock().map_err(at("lock", &lock_path))?;
         fs::rename(&draft, &path).map_err(at("create", &path))?;
@@ -96,7 +99,7 @@ pub fn sweep(sandboxes: &Path) -> Result<usize, DirectoryError> {
             }
             continue;
         }
-        let abandoned = match File::open(path.join("lock")) {
+        let abandoned = match File::open(path.join(LOCK)) {
             Ok(lock) => match lock.try_lock() {
                 Ok(()) => Some(lock),
                 Err(TryLockError::WouldBlock | TryLockError::Error(_)) => continue,
@@ -138,7 +141,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let left = root.path().join("deadbeef");
         fs::create_dir(&left).unwrap();
-        fs::write(left.join("lock"), "").unwrap();
+        fs::write(left.join(LOCK), "").unwrap();
         fs::write(left.join("scratch"), "x").unwrap();
         assert_eq!(sweep(root.path()).unwrap(), 1);
         assert!(!left.exists());

@@ -18,7 +18,10 @@ use costrel_vmm::{
 };
 use uuid::Uuid;
 
-use crate::directory::{DirectoryError, SandboxDirectory};
+use crate::{
+    directory::{DirectoryError, SandboxDirectory},
+    record::SandboxRecord,
+};
 
 /// What all sandboxes of this host are made with.
 #[derive(Clone, Debug)]
@@ -146,6 +149,8 @@ impl Sandbox {
         let machine_spec = machine_spec(host, spec, &directory, scratch)?;
         let booting = Instant::now();
         let machine = host.backend.boot(&machine_spec).await?;
+        SandboxRecord::new(host.backend.name(), &machine_spec, &*machine)
+            .write(directory.path())?;
         let first_words = async {
             let agent = AgentClient::connect(machine.dial(GuestPort(AGENT_PORT)).await?).await?;
             let guest = agent.describe().await?;

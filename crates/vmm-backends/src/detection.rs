@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf, sync::Arc};
 
-use costrel_vmm::Backend;
+use costrel_vmm::{Backend, JailReport, Strictness};
 use costrel_vmm_qemu::{FindError, QemuBackend, QemuSearch};
 
 use crate::kvm::KvmVerdict;
@@ -30,12 +30,15 @@ pub struct DetectionSettings {
     pub path: Option<OsString>,
     /// A directory in which the verdict on KVM is kept; it is made when needed.
     pub cache: PathBuf,
+    /// What is done about a machine that cannot be isolated as it should be.
+    pub strictness: Strictness,
 }
 
 /// What was found on this machine.
 #[derive(Debug)]
 pub struct Detection {
     choice: BackendChoice,
+    strictness: Strictness,
     kvm: KvmVerdict,
     qemu: Result<Arc<QemuBackend>, Arc<FindError>>,
 }
@@ -43,13 +46,13 @@ pub struct Detection {
 /// One thing found, for people.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fact {
-    /// What it is about: `KVM`, `QEMU`, `backend`.
+    /// What it is about: `KVM`, `QEMU`, `backend`, `jail`.
     pub subject: &'static str,
     /// Whether it is as it should be.
     pub standing: Standing,
     /// What was found, and why it is so.
     pub finding: String,
-    /// What could be done about it.
+    /// What could be done about it, or what else is to be said; a line each.
     pub advice: Option<String>,
 }
 
@@ -113,8 +116,11 @@ impl Detection {
         let search = QemuSearch { program: settings.qemu.clone(), path: settings.path.clone() };
         Self {
             choice: settings.choice,
+            strictness: settings.strictness,
             kvm: KvmVerdict::of_this_machine(Some(&settings.cache)),
-            qemu: QemuBackend::find(&search).map(Arc::new).map_err(Arc::new),
+            qemu: QemuBackend::find(&search)
+                .map(|qemu| Arc::new(qemu.with_strictness(settings.strictness)))
+                .map_err(Arc::new),
         }
     }
 
@@ -150,10 +156,34 @@ impl Detection {
         }
     }
 
-    /// All that was found, for people. Runs QEMU once, for its version.
+    /// All that was found, for people. Runs QEMU twice: for its version, and in a jail.
     #[must_use]
     pub fn facts(&self) -> Vec<Fact> {
-        vec![self.kvm_fact(), self.qemu_fact(), self.backend_fact()]
+        let facts = [self.kvm_fact(), self.qemu_fact(), self.backend_fact()];
+        facts.into_iter().chain(self.jail_fact()).collect()
+    }
+
+    /// What a machine's process would be confined by. None where there is nothing to confine.
+    fn jail_fact(&self) -> Option<Fact> {
+        let report = self.qemu.as_ref().ok()?.try_jail();
+        let (standing, finding, advice) = match report {
+            Ok(report) => {
+                let text = report.to_string();
+                let (finding, rest) = text.split_once('\n').unwrap_or((&text, ""));
+                let advice = (!rest.is_empty()).then(|| rest.to_owned());
+                (self.jail_standing(&report), finding.to_owned(), advice)
+            }
+            Err(error) => (Standing::Failing, with_sources(&error), None),
+        };
+        Some(Fact { subject: "jail", standing, finding, advice })
+    }
+
+    fn jail_standing(&self, report: &JailReport) -> Standing {
+        match (report.check(Strictness::Strict), self.strictness) {
+            (Ok(()), _) => Standing::Good,
+            (Err(_), Strictness::Warn) => Standing::Lacking,
+            (Err(_), Strictness::Strict) => Standing::Failing,
+        }
     }
 
     fn kvm_fact(&self) -> Fact {
@@ -216,7 +246,7 @@ mod tests {
     fn detection(choice: BackendChoice, kvm: KvmVerdict, path: &str) -> Detection {
         let search = QemuSearch { program: None, path: Some(path.into()) };
         let qemu = QemuBackend::find(&search).map(Arc::new).map_err(Arc::new);
-        Detection { choice, kvm, qemu }
+        Detection { choice, strictness: Strictness::Warn, kvm, qemu }
     }
 
     /// A directory with a program of QEMU's name that tells a version.

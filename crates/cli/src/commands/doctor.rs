@@ -6,6 +6,7 @@ use clap::Args;
 use costrel_vmm_backends::Standing;
 
 use crate::{
+    config::Config,
     environment::Environment,
     failure::{Failure, Outcome},
     host,
@@ -28,7 +29,8 @@ struct Finding {
 
 pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> Outcome {
     let mut findings = Vec::new();
-    for fact in host::detect(environment)?.facts() {
+    let strictness = host::strictness(false, environment, &Config::read(environment)?)?;
+    for fact in host::detect(environment, strictness)?.facts() {
         let (subject, standing) = (fact.subject, fact.standing);
         findings.push(Finding { subject, standing, text: fact.finding, advice: fact.advice });
     }
@@ -54,8 +56,8 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> Outcome {
             Standing::Failing => "!!",
         };
         println!("{mark}  {:<8} {}", finding.subject, finding.text);
-        if let Some(advice) = &finding.advice {
-            println!("             {advice}");
+        for line in finding.advice.iter().flat_map(|advice| advice.lines()) {
+            println!("             {line}");
         }
     }
     if findings.iter().any(|finding| finding.standing == Standing::Failing) {

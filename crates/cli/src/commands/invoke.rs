@@ -65,6 +65,9 @@ pub(crate) struct Arguments {
     /// A guest kernel, an ELF vmlinux, in place of the installation's
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
+    /// Refuse to run where the machine cannot be isolated from this host as it should be
+    #[arg(long)]
+    strict: bool,
     /// Show where the time went
     #[arg(long)]
     timings: bool,
@@ -100,11 +103,12 @@ pub(crate) async fn run(arguments: Arguments, environment: &Environment) -> Outc
     let mut invocation = Invocation::new(event::read(arguments.event.as_deref(), environment)?);
     event::context(&mut invocation, environment)?;
 
+    let strictness = host::strictness(arguments.strict, environment, &config)?;
     let images = host::images(environment, &config)?;
     let stager = host::stager(environment)?;
     stager.sweep()?;
     images.sweep()?;
-    let host = host::host(environment, arguments.kernel.as_deref(), &stager)?;
+    let host = host::host(environment, arguments.kernel.as_deref(), strictness, &stager)?;
     let mut timeline = Timeline::default();
     timeline.end("start", began);
 
@@ -121,6 +125,7 @@ pub(crate) async fn run(arguments: Arguments, environment: &Environment) -> Outc
     };
     let log = Arc::new(LogPrinter::new(environment.get("NO_COLOR").is_none(), carriage_returns));
     let mut instance = Instance::start(&host, function, log, &mut timeline).await?;
+    host::warn_of_lacking(instance.sandbox().machine().isolation());
     let outcome = instance.invoke(&invocation, &mut timeline).await?;
     let agent_memory = if arguments.timings { instance.agent_memory().await } else { None };
     let stopping = Instant::now();
