@@ -14,13 +14,14 @@ memory=4096
 limit=${COSTREL_KVM_LAB_SECONDS:-1200}
 
 if (($# == 0)); then
-    # Each device, the jail, the VMM, and the agent's end of vsock…
+    # The jail, the VMM, and the agent's end of vsock…
     set -- costrel-vminitd
-    for crate in virtio vmm-process vmm-kvm; do
+    for crate in vmm-process vmm-kvm; do
         [[ ! -e crates/$crate/Cargo.toml ]] || set -- "$@" "costrel-$crate"
     done
     # …and those end-to-end tests that boot machines.
     if grep -q costrel-vmm-kvm crates/vmm-backends/Cargo.toml; then
+        [[ ! -e tests/tests/isolation.rs ]] || set -- "$@" isolation=
         set -- "$@" sandbox= instance= functions_python= functions_rust= killed= \
             bad_input=a_guest_,a_kernel_,a_blob_that_rots,a_backend,no_qemu
     fi

@@ -83,10 +83,12 @@ class Outcome:
         self.seconds = time.monotonic() - began
         self.name = f"{entry['name']} {entry.get('test', '')}".rstrip()
         self.lacking = re.findall(r"^.*?\bskipped: (.*)", self.output, re.M)
+        ignored_ones = re.findall(r"^test (\S+) \.\.\. ignored(?:, (.*))?", self.output, re.M)
         results = re.findall(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", self.output, re.M)
-        self.passed, self.failed, ignored = (sum(int(count) for count in counts) for counts in zip(*results)) if results else (0, 0, 0)
+        self.passed, self.failed, _ = (sum(int(count) for count in counts) for counts in zip(*results)) if results else (0, 0, 0)
         self.passed = max(0, self.passed - len(self.lacking))
-        self.skipped = len(self.lacking) + ignored
+        self.lacking += [f"{test}: {reason or 'ignored'}" for test, reason in ignored_ones]
+        self.skipped = len(self.lacking)
         if process.returncode != 0 and not self.failed:
             self.failed = 1
 
