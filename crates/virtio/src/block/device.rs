@@ -316,5 +316,6 @@ impl Disk {
 /// The offset of a transfer of `length` bytes at `sector` of a disk of `sectors`, if it fits.
 pub(super) fn byte_offset(sectors: u64, sector: u64, length: u64) -> Option<u64> {
     let end = sector.checked_add(length / SECTOR)?;
-    (length.is_multiple_of(SECTOR) && end <= sectors).then_some(sector * SECTOR)
+    // Computed only for what fits: elsewhere the product overflows.
+    (length.is_multiple_of(SECTOR) && end <= sectors).then(|| sector * SECTOR)
 }

@@ -8,6 +8,8 @@
 mod device;
 mod request;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use device::{Block, BlockSettings, Flush, OpenError, Writing};
 pub use state::BlockState;
