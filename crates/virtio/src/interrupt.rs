@@ -63,11 +63,19 @@ impl Interrupt {
     }
 
     pub(crate) fn clear(&self) {
-        self.set(0);
-        self.needs_reset.store(0, Ordering::SeqCst);
+        self.set(0, 0);
     }
 
-    pub(crate) fn set(&self, status: u32) {
+    /// Sets what was saved. What the driver has not acknowledged may not have reached it.
+    pub(crate) fn restore(&self, status: u32, reset_bit: u32) {
+        self.set(status, reset_bit);
+        if status != 0 {
+            let _ = self.line.write(1);
+        }
+    }
+
+    fn set(&self, status: u32, reset_bit: u32) {
         self.status.store(status, Ordering::SeqCst);
+        self.needs_reset.store(reset_bit, Ordering::SeqCst);
     }
 }

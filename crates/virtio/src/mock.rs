@@ -59,6 +59,11 @@ impl Ring {
         Self { base, size, added: 0, seen: 0, free, used: HashMap::new() }
     }
 
+    /// Has the rings be empty, as a driver does before it sets them up.
+    pub(crate) fn clear(&self, memory: &GuestMemory) {
+        memory.write_slice(&[0; 0x4000], GuestAddress(self.base)).unwrap();
+    }
+
     pub(crate) fn available(&self) -> u64 {
         self.base + 16 * u64::from(self.size)
     }

@@ -2,6 +2,8 @@
 
 mod registers;
 mod state;
+#[cfg(test)]
+mod tests;
 mod transport;
 
 pub use state::{QueueRegisters, TransportError, TransportState};

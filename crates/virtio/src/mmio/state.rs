@@ -6,7 +6,7 @@ use virtio_queue::{Queue, QueueState, QueueT as _};
 /// A transport's registers.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TransportState {
-    /// The device's status, without the bit by which the device gives up.
+    /// The device's status, with the bit by which the device gives up.
     pub status: u32,
     /// What the driver has accepted of the features.
     pub driver_features: u64,

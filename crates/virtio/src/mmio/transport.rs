@@ -8,7 +8,9 @@ use super::{
     registers as reg,
     state::{QueueRegisters, TransportError, TransportState},
 };
-use crate::{Activation, GuestMemory, Identity, WorkerHandle, worker::Paused};
+use crate::{
+    Activation, GuestMemory, Identity, WorkerHandle, interrupt::NEEDS_RESET, worker::Paused,
+};
 
 /// The registers of one device. Whoever catches the driver's accesses hands them on:
 /// [`MmioTransport::read`] and [`MmioTransport::write`].
@@ -224,7 +226,7 @@ impl<S> MmioTransport<S> {
     pub fn state(&self, device: &Paused<S>) -> TransportState {
         let queues = device.queues.as_deref().unwrap_or(&self.queues);
         TransportState {
-            status: self.status,
+            status: self.status | self.device.interrupt().reset_bit(),
             driver_features: self.driver_features,
             device_features_select: self.device_features_select,
             driver_features_select: self.driver_features_select,
@@ -235,7 +237,7 @@ impl<S> MmioTransport<S> {
     }
 
     /// Brings a transport that was never used into a saved state. A device whose driver was ready
-    /// runs at once.
+    /// runs at once, unless it had given up.
     ///
     /// # Errors
     /// [`TransportError`]; then it is as before.
@@ -248,7 +250,9 @@ impl<S> MmioTransport<S> {
         if state.driver_features & !self.offered() != 0 {
             return Err(TransportError::Features);
         }
-        let active = state.status & reg::DRIVER_OK != 0;
+        // Where it was in its queues is not known of a device that has given up.
+        let gave_up = state.status & NEEDS_RESET != 0;
+        let active = state.status & reg::DRIVER_OK != 0 && !gave_up;
         let memory: &GuestMemory = &self.memory;
         let queues = state.queues.iter().zip(sizes).enumerate().map(|(index, (saved, &size))| {
             let queue = saved
@@ -257,12 +261,12 @@ impl<S> MmioTransport<S> {
             queue.ok_or(TransportError::Queue { queue: index })
         });
         self.queues = queues.collect::<Result<_, _>>()?;
-        self.status = state.status;
+        self.status = state.status & !NEEDS_RESET;
         self.driver_features = state.driver_features;
         self.device_features_select = state.device_features_select;
         self.driver_features_select = state.driver_features_select;
         self.queue_select = state.queue_select;
-        self.device.interrupt().set(state.interrupt_status);
+        self.device.interrupt().restore(state.interrupt_status, state.status & NEEDS_RESET);
         if active {
             self.activate();
         }
