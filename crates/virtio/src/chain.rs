@@ -426,3 +426,6 @@ fn truncate(buffers: &mut Vec<libc::iovec>, from: usize, mut length: usize) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -311,3 +311,6 @@ impl<S> WorkerHandle<S> {
         let _ = self.wake.write(1);
     }
 }
+
+#[cfg(test)]
+mod tests;
