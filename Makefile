@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 PREFIX ?= /usr/local
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-# A whole installation, as `make dist` packs it: bin/costrel, lib/costrel/{vminitd,vmlinux}.
+# A whole installation, as `make dist` packs it: bin/costrel, lib/costrel/{vminitd,costrel-vmm,vmlinux}.
 STAGED := $(TARGET)/costrel
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/costrel
 GUEST := x86_64-unknown-linux-gnu
@@ -70,6 +70,7 @@ dist: build ## Pack command, agent and kernel into target/
 install: build ## Install below PREFIX (/usr/local)
 	install -D "$(STAGED)/bin/costrel" "$(DESTDIR)$(PREFIX)/bin/costrel"
 	install -D "$(STAGED)/lib/costrel/vminitd" "$(DESTDIR)$(PREFIX)/lib/costrel/vminitd"
+	install -D "$(STAGED)/lib/costrel/costrel-vmm" "$(DESTDIR)$(PREFIX)/lib/costrel/costrel-vmm"
 	install -D -m 644 "$(STAGED)/lib/costrel/vmlinux" "$(DESTDIR)$(PREFIX)/lib/costrel/vmlinux"
 	install -D -m 644 "$$(dirname "$$(readlink -f "$(STAGED)/lib/costrel/vmlinux")")/provenance.json" "$(DESTDIR)$(PREFIX)/lib/costrel/provenance.json"
 

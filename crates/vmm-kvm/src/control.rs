@@ -1,0 +1,101 @@
+//! What a backend and the process of one machine say to each other, over a socket: a line of JSON
+//! each. The backend begins with the order; everything else is by number.
+//!
+//! ```text
+//!  backend ── Order ────────────────────► costrel-vmm       its descriptors are inherited ones
+//!          ◄── Event::Running | Refused ──                  the guest executes, or never will
+//!          ── Command { id, verb } ─────►
+//!          ◄── Event::Answer { id, … } ──
+//!          ◄── Event::Ended ─────────────                   the last word
+//! ```
+//!
+//! When the backend's end is closed, the machine ends.
+
+use std::os::fd::RawFd;
+
+use costrel_vmm::{Exit, JailReport, Strictness};
+use serde::{Deserialize, Serialize};
+
+/// The machine to be built. All descriptors are the process's own from then on.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Order {
+    /// `/dev/kvm`.
+    pub(crate) kvm: RawFd,
+    pub(crate) vcpus: u8,
+    pub(crate) memory_bytes: u64,
+    pub(crate) kernel: RawFd,
+    /// The whole of the kernel's arguments but for those that name devices.
+    pub(crate) kernel_arguments: String,
+    pub(crate) disks: Vec<OrderedDisk>,
+    /// A listening unix socket, which becomes the guest's vsock.
+    pub(crate) vsock: RawFd,
+    /// A file for the serial console's output.
+    pub(crate) console: RawFd,
+    /// The most bytes in it.
+    pub(crate) console_limit: u64,
+    /// What is done where a part of the jail cannot be had.
+    pub(crate) strictness: Strictness,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct OrderedDisk {
+    /// The virtio serial number.
+    pub(crate) name: String,
+    pub(crate) image: RawFd,
+    pub(crate) access: OrderedAccess,
+}
+
+/// Whether the guest may write, and what a flush is.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum OrderedAccess {
+    ReadOnly,
+    /// Flushes do nothing.
+    Scratch,
+    /// Flushes reach the host's disk.
+    ReadWrite,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Command {
+    pub(crate) id: u64,
+    pub(crate) verb: Verb,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Verb {
+    /// Stop all vCPUs and devices.
+    Pause,
+    /// Let them go on.
+    Resume,
+    /// Tell the console's last lines.
+    Console,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Event {
+    /// The guest executes.
+    Running {
+        /// What of the jail the process has entered itself.
+        jail: JailReport,
+    },
+    /// The machine could not be built, and the process ends.
+    Refused {
+        /// Why, for people.
+        reason: String,
+    },
+    /// A command was carried out.
+    Answer {
+        id: u64,
+        /// What was asked for, where something was.
+        text: String,
+    },
+    /// The machine has ended, and the process ends.
+    Ended {
+        exit: Exit,
+        /// The console's last lines.
+        console: String,
+    },
+}

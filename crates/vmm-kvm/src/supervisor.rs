@@ -1,0 +1,388 @@
+//! The thread that starts a machine's process, hears what it says, and reaps it.
+//!
+//! One thread a machine, since the kernel takes the death of the *thread* that made a process for
+//! its parent's: this one lives exactly as long as its machine.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write as _},
+    os::{
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::PathBuf,
+    process::ExitStatus,
+    sync::Arc,
+};
+
+use costrel_vmm::{
+    BootError, Disk, DiskAccess, Exit, JailReport, MachineSpec, Strictness, printable,
+};
+use costrel_vmm_process::{
+    FileView, GroupSpec, JailSpec, MonitorProcess, MonitorSpec, ResourceLimits, SpawnError,
+    remove_record, spawn,
+};
+use rustix::event::{PollFd, PollFlags, poll};
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    control::{Event, Order, OrderedAccess, OrderedDisk},
+    machine::{Commands, KvmMachine, Shared},
+    vsock::VsockSocket,
+};
+
+/// What the thread needs to start a machine.
+pub(crate) struct Plan {
+    pub(crate) kvm: File,
+    pub(crate) program: PathBuf,
+    pub(crate) strictness: Strictness,
+    pub(crate) spec: MachineSpec,
+}
+
+type Started = Result<KvmMachine, BootError>;
+
+/// What a machine's process may use beyond its guest's memory, in bytes: its own, the kernel's page
+/// tables for the guest and its buffers. The group's limit is there to stop a process that has gone
+/// wrong, not to be met.
+const OVERHEAD: u64 = 128 << 20;
+/// Threads: main, devices, vCPUs; and room for the kernel's own counting.
+const PROCESSES: u64 = 64;
+const OPEN_FILES: u64 = 4096;
+
+/// The thread's body: from nothing to nothing.
+pub(crate) fn supervise(plan: Plan, started: oneshot::Sender<Started>) {
+    let spec = plan.spec.clone();
+    let supervised = match Supervised::start(plan) {
+        Ok(supervised) => supervised,
+        Err(error) => {
+            let _ = started.send(Err(error));
+            return;
+        }
+    };
+    supervised.run(&spec, started);
+}
+
+struct Supervised {
+    process: MonitorProcess,
+    control: UnixStream,
+    line: Vec<u8>,
+    stderr: Option<File>,
+    stderr_tail: Vec<u8>,
+    shared: Arc<Shared>,
+    /// What the process itself has said of its end.
+    ended: Option<Exit>,
+    refused: Option<String>,
+    running: Option<JailReport>,
+}
+
+/// Far more than an event can have: the console's last lines are the longest.
+const LINE_BYTES: usize = 256 << 10;
+const STDERR_BYTES: usize = 2 << 10;
+
+impl Supervised {
+    fn start(plan: Plan) -> Result<Self, BootError> {
+        let Plan { kvm, program, strictness, spec } = plan;
+        let kernel = spec.kernel.open(spec.memory)?;
+        let disks = spec.disks.iter().map(Disk::open).collect::<Result<Vec<_>, _>>()?;
+        let vsock = VsockSocket::new(&spec.directory).map_err(|source| BootError::File {
+            what: "directory",
+            path: spec.directory.clone(),
+            source,
+        })?;
+        let listener = vsock.listen().map_err(host("make the socket of the guest's vsock"))?;
+        let console = File::create(&spec.console.path).map_err(|source| BootError::File {
+            what: "console log",
+            path: spec.console.path.clone(),
+            source,
+        })?;
+        let (control, theirs) = UnixStream::pair().map_err(host("make a pair of sockets"))?;
+
+        let order = order(&spec, strictness, [&kvm, &kernel, &console], &disks, &listener);
+        let mut inherited: Vec<BorrowedFd<'_>> =
+            vec![kvm.as_fd(), kernel.as_fd(), console.as_fd(), listener.as_fd(), theirs.as_fd()];
+        inherited.extend(disks.iter().map(File::as_fd));
+        let id = spec.directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let process = spawn(&MonitorSpec {
+            program: &program,
+            arguments: &[theirs.as_raw_fd().to_string()],
+            inherited: &inherited,
+            jail: JailSpec {
+                files: FileView::Empty,
+                limits: ResourceLimits {
+                    open_files: OPEN_FILES,
+                    file_size: file_size_limit(&spec, &disks),
+                    processes: PROCESSES,
+                },
+                group: Some(GroupSpec {
+                    id: &id,
+                    memory: spec.memory.as_bytes() + OVERHEAD,
+                    processes: PROCESSES,
+                }),
+            },
+            strictness,
+        });
+        let mut process = match process {
+            Ok(process) => process,
+            Err(error) => {
+                vsock.remove();
+                return Err(spawn_error(error));
+            }
+        };
+        let ready = process
+            .record(&spec.directory)
+            .and_then(|()| say(&control, &order))
+            .and_then(|()| Ok((process.handle()?, control.try_clone()?)));
+        let (handle, commands) = match ready {
+            Ok(ready) => ready,
+            Err(source) => {
+                vsock.remove();
+                return Err(BootError::Host { operation: "talk to costrel-vmm", source });
+            }
+        };
+        let stderr = process.take_stderr().map(File::from);
+        let process_id = process.pid().as_raw_nonzero().get().cast_unsigned();
+        let commands = Commands::new(commands);
+        let shared = Arc::new(Shared::new(handle, process_id, commands, vsock, spec.ports));
+        Ok(Self {
+            process,
+            control,
+            line: Vec::new(),
+            stderr,
+            stderr_tail: Vec::new(),
+            shared,
+            ended: None,
+            refused: None,
+            running: None,
+        })
+    }
+
+    fn run(mut self, spec: &MachineSpec, started: oneshot::Sender<Started>) {
+        let (exit_sender, exit) = watch::channel(None);
+        let mut started = Some(started);
+        while self.listen() {
+            if let Some(own) = self.running.take()
+                && let Some(started) = started.take()
+            {
+                let mut isolation = self.process.isolation().clone();
+                isolation.merge(own);
+                let machine = KvmMachine::new(Arc::clone(&self.shared), exit.clone(), isolation);
+                // Fails if the owner lost interest; then the machine is dropped, hence killed.
+                let _ = started.send(Ok(machine));
+            }
+        }
+        let status = self.process.wait();
+        self.shared.vsock.remove();
+        self.shared.commands.close();
+        remove_record(&spec.directory);
+        let exit = self.exit(&status);
+        if let Some(started) = started.take() {
+            let reason = match (self.refused.take(), &exit) {
+                (Some(reason), _) => reason,
+                (None, Exit::Monitor { reason }) => reason.clone(),
+                (None, other) => other.to_string(),
+            };
+            let _ = started.send(Err(BootError::Monitor { reason }));
+        }
+        exit_sender.send_replace(Some(exit));
+    }
+
+    /// Waits until the process says something, and takes it in. False once it has ended, and all
+    /// that it said is in.
+    fn listen(&mut self) -> bool {
+        let mut polled = vec![
+            PollFd::from_borrowed_fd(self.process.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.control.as_fd(), PollFlags::IN),
+        ];
+        if let Some(stderr) = &self.stderr {
+            polled.push(PollFd::from_borrowed_fd(stderr.as_fd(), PollFlags::IN));
+        }
+        // An interrupted wait reports nothing; the next one does.
+        if poll(&mut polled, None).is_err() {
+            return true;
+        }
+        let ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let ended = ready[0];
+        if ready[1] && !ended {
+            self.hear();
+        }
+        if ready.get(2) == Some(&true) && !ended {
+            self.hear_stderr();
+        }
+        if ended {
+            // All that was said is there by now, and then comes the end.
+            while self.hear() {}
+            while self.hear_stderr() {}
+        }
+        !ended
+    }
+
+    /// False at the end of what there is to hear.
+    fn hear(&mut self) -> bool {
+        let mut buffer = [0; 4096];
+        let Some(count) = read(&mut self.control, &mut buffer) else {
+            // Its end is closed, or the process is dying: its handle says so.
+            self.process.kill();
+            return false;
+        };
+        for part in buffer[..count].split_inclusive(|&byte| byte == b'\n') {
+            self.line.extend(part);
+            if part.ends_with(b"\n") {
+                let line = std::mem::take(&mut self.line);
+                self.heard(&line);
+            }
+        }
+        // The process is not trusted once the guest runs: a guest may have taken it over.
+        if self.line.len() > LINE_BYTES {
+            self.line.clear();
+            self.process.kill();
+        }
+        true
+    }
+
+    fn heard(&mut self, line: &[u8]) {
+        match serde_json::from_slice(line) {
+            Ok(Event::Running { jail }) => self.running = Some(jail),
+            Ok(Event::Refused { reason }) => self.refused = Some(printable(reason.as_bytes())),
+            Ok(Event::Answer { id, text }) => self.shared.commands.answered(id, text),
+            Ok(Event::Ended { exit, console }) => {
+                self.shared.set_last_console(printable(console.as_bytes()));
+                self.ended = Some(exit);
+            }
+            Err(error) => tracing::debug!(%error, "costrel-vmm says what nobody understands"),
+        }
+    }
+
+    fn hear_stderr(&mut self) -> bool {
+        let Some(stderr) = &mut self.stderr else { return false };
+        let mut buffer = [0; 4096];
+        let Some(count) = read(stderr, &mut buffer) else {
+            self.stderr = None;
+            return false;
+        };
+        self.stderr_tail.extend(&buffer[..count]);
+        let excess = self.stderr_tail.len().saturating_sub(STDERR_BYTES);
+        self.stderr_tail.drain(..excess);
+        true
+    }
+
+    fn exit(&self, status: &io::Result<ExitStatus>) -> Exit {
+        match &self.ended {
+            // It takes its owner's hang-up for the wish to end.
+            Some(exit) => exit.clone(),
+            None if self.shared.was_killed() => Exit::Killed,
+            None => Exit::Monitor { reason: monitor_reason(status, &self.stderr_tail) },
+        }
+    }
+}
+
+fn monitor_reason(status: &io::Result<ExitStatus>, stderr: &[u8]) -> String {
+    use std::os::unix::process::ExitStatusExt as _;
+    let status = match status {
+        Ok(status) if status.signal() == Some(libc::SIGSYS) => {
+            "costrel-vmm was ended for a system call that it may not make".to_owned()
+        }
+        Ok(status) => format!("costrel-vmm ended with {status}"),
+        Err(error) => format!("costrel-vmm's end was missed: {error}"),
+    };
+    let stderr = printable(stderr);
+    let stderr = stderr.trim();
+    if stderr.is_empty() { status } else { format!("{status}: {stderr}") }
+}
+
+fn read(source: &mut impl Read, buffer: &mut [u8]) -> Option<usize> {
+    loop {
+        match source.read(buffer) {
+            Ok(0) => return None,
+            Ok(count) => return Some(count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+fn say(mut control: &UnixStream, order: &Order) -> io::Result<()> {
+    let mut line = serde_json::to_vec(order)?;
+    line.push(b'\n');
+    control.write_all(&line)
+}
+
+/// Nothing that the process writes may grow: its disks have their size, and the console's log its
+/// limit (and a line that says what was left out).
+fn file_size_limit(spec: &MachineSpec, disks: &[File]) -> u64 {
+    let writable = spec.disks.iter().zip(disks);
+    let writable = writable.filter(|(disk, _)| disk.access != DiskAccess::ReadOnly);
+    let sizes = writable.filter_map(|(_, image)| image.metadata().ok()).map(|file| file.len());
+    sizes.chain([spec.console.limit + 4096]).max().unwrap_or(0)
+}
+
+fn order(
+    spec: &MachineSpec,
+    strictness: Strictness,
+    [kvm, kernel, console]: [&File; 3],
+    disks: &[File],
+    vsock: &UnixListener,
+) -> Order {
+    Order {
+        kvm: kvm.as_raw_fd(),
+        vcpus: spec.vcpus.get(),
+        memory_bytes: spec.memory.as_bytes(),
+        kernel: kernel.as_raw_fd(),
+        kernel_arguments: kernel_arguments(spec),
+        disks: spec.disks.iter().zip(disks).map(ordered).collect(),
+        vsock: vsock.as_raw_fd(),
+        console: console.as_raw_fd(),
+        console_limit: spec.console.limit,
+        strictness,
+    }
+}
+
+fn ordered((disk, image): (&Disk, &File)) -> OrderedDisk {
+    OrderedDisk {
+        name: disk.name.as_str().to_owned(),
+        image: image.as_raw_fd(),
+        access: match disk.access {
+            DiskAccess::ReadOnly => OrderedAccess::ReadOnly,
+            DiskAccess::Scratch => OrderedAccess::Scratch,
+            DiskAccess::ReadWrite => OrderedAccess::ReadWrite,
+        },
+    }
+}
+
+/// The keyboard controller's reset (`reboot=k`) tells a reboot from a triple fault.
+fn kernel_arguments(spec: &MachineSpec) -> String {
+    let mut arguments = "console=ttyS0 reboot=k panic=-1 quiet no_timer_check tsc=reliable \
+        8250.nr_uarts=1 root=/dev/vda ro rootfstype=ext4 costrel.transport=vsock"
+        .to_owned();
+    for argument in &spec.kernel_arguments {
+        arguments.push(' ');
+        arguments.push_str(argument);
+    }
+    arguments
+}
+
+fn spawn_error(error: SpawnError) -> BootError {
+    match error {
+        SpawnError::Isolation(error) => BootError::Isolation(error),
+        other => BootError::Monitor { reason: with_sources(&other) },
+    }
+}
+
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+fn host(operation: &'static str) -> impl Fn(io::Error) -> BootError {
+    move |source| BootError::Host { operation, source }
+}
+
+/// Removes what an earlier machine may have left under a socket's name.
+pub(crate) fn remove(path: &std::path::Path) {
+    // Mostly there is none; where one can't be removed, `bind` says so.
+    let _ = fs::remove_file(path);
+}

@@ -1,0 +1,307 @@
+//! Builds a machine, stage by stage: what a stage has done, the next can rely on.
+//!
+//! ```text
+//!  Order ─► Bare ─load─► Loaded ─wire─► Wired ─start─► Running
+//!           VM          memory, kernel   devices, vCPUs  threads, filters
+//! ```
+
+use std::{
+    fs::File,
+    io,
+    os::{fd::IntoRawFd as _, unix::net::UnixListener},
+    sync::Arc,
+    thread,
+};
+
+use costrel_virtio::{
+    Device, GuestMemory, Interrupt, MmioTransport, Worker, WorkerHandle,
+    block::{Block, BlockSettings, Flush, OpenError, Writing},
+    entropy::Entropy,
+    vsock::{Vsock, VsockSettings},
+};
+use costrel_vmm::{IsolationError, JailReport, MeasureName, Standing};
+use kvm_ioctls::{IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
+use vm_memory::mmap::FromRangesError;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::{
+    arch::{self, BootLayout, VcpuTemplate},
+    bus::{Bus, BusDevice, InterruptLine},
+    console::Console,
+    inherited,
+    life::{HappeningQueue, Happenings, Running, happenings},
+    memory,
+    seccomp::{Filter, Filters},
+    vcpu::Vcpus,
+};
+use crate::control::{Order, OrderedAccess, OrderedDisk};
+
+/// Why a machine could not be built.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BuildError {
+    #[error("cannot understand what is asked for")]
+    Control(#[source] io::Error),
+    #[error("cannot {operation}")]
+    Host {
+        operation: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot map the guest's memory")]
+    Memory(#[source] FromRangesError),
+    #[error("cannot load the kernel")]
+    Kernel(#[source] linux_loader::loader::Error),
+    #[error("the kernel has no PVH entry point")]
+    NoPvhEntry,
+    #[error("the kernel's arguments take {bytes} bytes, and there is room for 2047")]
+    ArgumentsTooLong { bytes: usize },
+    #[error("what the kernel is told at its start lies outside the guest's memory")]
+    OutsideMemory,
+    #[error("KVM does not let MSR {index:#x} be set")]
+    Msr { index: u32 },
+    #[error("cannot use the image of disk {name}")]
+    Disk {
+        name: String,
+        #[source]
+        source: OpenError,
+    },
+    #[error(transparent)]
+    Isolation(#[from] IsolationError),
+}
+
+impl BuildError {
+    pub(crate) fn host(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Host { operation, source }
+    }
+}
+
+/// A VM without memory.
+pub(crate) struct Bare {
+    order: Order,
+    kvm: Kvm,
+    vm: VmFd,
+}
+
+/// A VM with its memory, and the kernel in it.
+pub(crate) struct Loaded {
+    order: Order,
+    vm: VmFd,
+    template: VcpuTemplate,
+    memory: Arc<GuestMemory>,
+    boot: BootLayout,
+}
+
+/// A machine that is complete but for its threads.
+pub(crate) struct Wired {
+    order: Order,
+    vm: VmFd,
+    vcpus: Vec<VcpuFd>,
+    bus: Arc<Bus>,
+    workers: Vec<DeviceThread>,
+    console: Console,
+    happenings: (Happenings, HappeningQueue),
+}
+
+/// A device's thread to be.
+struct DeviceThread {
+    name: String,
+    kind: ThreadKind,
+    body: Box<dyn FnOnce() + Send>,
+}
+
+#[derive(Clone, Copy)]
+enum ThreadKind {
+    Block,
+    Vsock,
+    Entropy,
+}
+
+impl Bare {
+    pub(crate) fn new(order: Order) -> Result<Self, BuildError> {
+        let device = take(order.kvm)?;
+        let kvm = kvm_of(device);
+        let vm = kvm.create_vm().map_err(BuildError::kvm("create a virtual machine"))?;
+        arch::prepare_vm(&vm)?;
+        Ok(Self { order, kvm, vm })
+    }
+
+    pub(crate) fn load(self) -> Result<Loaded, BuildError> {
+        let Self { order, kvm, vm } = self;
+        let template = VcpuTemplate::new(&kvm, &vm, order.vcpus)?;
+        let memory = Arc::new(memory::map(order.memory_bytes)?);
+        memory::give(&vm, &memory)?;
+        let mut kernel = take(order.kernel)?;
+        let entry = arch::boot_memory(&memory, &mut kernel)?;
+        let arguments = kernel_arguments(&order);
+        let boot = arch::write_boot_data(&memory, entry, &arguments, order.vcpus)?;
+        Ok(Loaded { order, vm, template, memory, boot })
+    }
+}
+
+/// The order's, and where the devices are: `virtio_mmio.device=SIZE@ADDRESS:INTERRUPT`.
+fn kernel_arguments(order: &Order) -> String {
+    let mut arguments = order.kernel_arguments.clone();
+    for index in 0..device_count(order) {
+        let window = arch::device_window(index);
+        let size = (window.end - window.start) >> 10;
+        let interrupt = arch::device_interrupt(index);
+        arguments += &format!(" virtio_mmio.device={size}K@{:#x}:{interrupt}", window.start);
+    }
+    arguments
+}
+
+/// The disks, the vsock and the entropy device.
+fn device_count(order: &Order) -> usize {
+    order.disks.len() + 2
+}
+
+impl Loaded {
+    pub(crate) fn wire(self) -> Result<Wired, BuildError> {
+        let Self { order, vm, template, memory, boot } = self;
+        let (sender, queue) = happenings().map_err(BuildError::host("make an eventfd"))?;
+        let console = Console::new(take(order.console)?, order.console_limit);
+        let mut wiring =
+            Wiring { vm: &vm, memory: &memory, devices: Vec::new(), workers: Vec::new() };
+        // Linux names disks in the order of their interrupts' numbers, hence of these calls.
+        for disk in &order.disks {
+            let device = block(disk)?;
+            let name = format!("block-{}", disk.name);
+            wiring.add(device, name, ThreadKind::Block, BusDevice::Block)?;
+        }
+        let vsock = UnixListener::from(std::os::fd::OwnedFd::from(take(order.vsock)?));
+        let vsock = Vsock::new(VsockSettings { guest_cid: GUEST_CID, listener: vsock })
+            .map_err(BuildError::host("listen for vsock connections"))?;
+        wiring.add(vsock, "vsock".to_owned(), ThreadKind::Vsock, BusDevice::Vsock)?;
+        let name = "entropy".to_owned();
+        wiring.add(Entropy::default(), name, ThreadKind::Entropy, BusDevice::Entropy)?;
+        let Wiring { devices, workers, .. } = wiring;
+
+        let serial = event()?;
+        vm.register_irqfd(&serial, arch::SERIAL_INTERRUPT)
+            .map_err(BuildError::kvm("wire the serial line's interrupt"))?;
+        let writer = console.writer(sender.clone());
+        let bus = Bus::new(InterruptLine(serial), writer, sender.clone(), devices);
+
+        let mut vcpus = Vec::with_capacity(order.vcpus.into());
+        for id in 0..order.vcpus {
+            let vcpu = vm.create_vcpu(id.into()).map_err(BuildError::kvm("create a vCPU"))?;
+            template.apply(&vcpu, id, boot)?;
+            vcpus.push(vcpu);
+        }
+        let bus = Arc::new(bus);
+        Ok(Wired { order, vm, vcpus, bus, workers, console, happenings: (sender, queue) })
+    }
+}
+
+/// The guest's address among vsock's. Each machine has a vsock of its own, so all have the same.
+const GUEST_CID: u64 = 3;
+
+struct Wiring<'a> {
+    vm: &'a VmFd,
+    memory: &'a Arc<GuestMemory>,
+    devices: Vec<BusDevice>,
+    workers: Vec<DeviceThread>,
+}
+
+impl Wiring<'_> {
+    /// Connects a device's queues and interrupt with the VM.
+    fn add<D: Device>(
+        &mut self,
+        device: D,
+        name: String,
+        kind: ThreadKind,
+        on_bus: fn(MmioTransport<D::State>) -> BusDevice,
+    ) -> Result<(), BuildError> {
+        let index = self.devices.len();
+        let interrupt = Arc::new(Interrupt::new(event()?));
+        self.vm
+            .register_irqfd(interrupt.line(), arch::device_interrupt(index))
+            .map_err(BuildError::kvm("wire a device's interrupt"))?;
+        let (worker, handle) = Worker::new(device, Arc::clone(self.memory), interrupt)
+            .map_err(BuildError::host("make a device's eventfds"))?;
+        self.wire_kicks(index, &handle)?;
+        self.devices.push(on_bus(MmioTransport::new(handle, Arc::clone(self.memory))));
+        self.workers.push(DeviceThread { name, kind, body: Box::new(move || worker.run()) });
+        Ok(())
+    }
+
+    fn wire_kicks<S>(&self, index: usize, handle: &WorkerHandle<S>) -> Result<(), BuildError> {
+        let register = arch::device_window(index).start + MmioTransport::<S>::QUEUE_NOTIFY;
+        let address = IoEventAddress::Mmio(register);
+        let wired = match handle.kicks() {
+            // Whatever is written is for the only queue: such events KVM finds faster.
+            [only] => self.vm.register_ioevent(only, &address, NoDatamatch),
+            several => (0u32..)
+                .zip(several)
+                .try_for_each(|(queue, kick)| self.vm.register_ioevent(kick, &address, queue)),
+        };
+        wired.map_err(BuildError::kvm("wire a device's notifications"))
+    }
+}
+
+fn block(disk: &OrderedDisk) -> Result<Block, BuildError> {
+    let writing = match disk.access {
+        OrderedAccess::ReadOnly => Writing::Never,
+        OrderedAccess::Scratch => Writing::Allowed(Flush::Ignored),
+        OrderedAccess::ReadWrite => Writing::Allowed(Flush::Synced),
+    };
+    let image = take(disk.image)?;
+    Block::new(BlockSettings { image, writing, name: disk.name.clone() })
+        .map_err(|source| BuildError::Disk { name: disk.name.clone(), source })
+}
+
+impl Wired {
+    /// Starts all threads; each confines itself before the guest's first instruction. Then enters
+    /// what the process can only enter itself of its jail, and says what is in force of it.
+    pub(crate) fn start(self) -> Result<(Running, JailReport), BuildError> {
+        let Self { order, vm, vcpus, bus, workers, console, happenings } = self;
+        let (sender, queue) = happenings;
+        let mut jail = costrel_vmm_process::restrict_self();
+        let filters =
+            Filters::new().map_err(BuildError::host("compile the system call filters"))?;
+        for worker in workers {
+            let filter = filters.of(worker.kind).clone();
+            let failed = sender.clone();
+            let body = move || match filter.apply() {
+                Ok(()) => (worker.body)(),
+                Err(error) => failed.tell(super::life::Happening::Failed(format!(
+                    "a device's thread could not be confined: {error}"
+                ))),
+            };
+            thread::Builder::new()
+                .name(worker.name)
+                .spawn(body)
+                .map_err(BuildError::host("start a device's thread"))?;
+        }
+        let vcpus = Vcpus::start(vcpus, &bus, &sender, &filters.vcpu)?;
+        filters.main.apply().map_err(BuildError::host("enter the system call filter"))?;
+        jail.set(MeasureName::Seccomp, Standing::with_detail("a filter a thread"));
+        jail.check(order.strictness)?;
+        Ok((Running { vm, vcpus, bus, console, happenings: queue }, jail))
+    }
+}
+
+impl Filters {
+    fn of(&self, kind: ThreadKind) -> &Filter {
+        match kind {
+            ThreadKind::Block => &self.block,
+            ThreadKind::Vsock => &self.vsock,
+            ThreadKind::Entropy => &self.entropy,
+        }
+    }
+}
+
+fn event() -> Result<EventFd, BuildError> {
+    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(BuildError::host("make an eventfd"))
+}
+
+fn take(number: std::os::fd::RawFd) -> Result<File, BuildError> {
+    inherited(number).map(File::from).map_err(BuildError::host("take over a descriptor"))
+}
+
+#[expect(unsafe_code, reason = "kvm-ioctls takes a device by number only")]
+fn kvm_of(device: File) -> Kvm {
+    use std::os::fd::FromRawFd as _;
+    // SAFETY: the descriptor is owned here, and given away.
+    unsafe { Kvm::from_raw_fd(device.into_raw_fd()) }
+}

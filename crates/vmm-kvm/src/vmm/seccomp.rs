@@ -1,0 +1,130 @@
+//! Which system calls each thread may make. Any other kills the process.
+
+use std::{collections::BTreeMap, io};
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
+
+/// The filter of a kind of thread.
+#[derive(Clone, Debug)]
+pub(crate) struct Filter(BpfProgram);
+
+/// The filters of all kinds of threads.
+#[derive(Debug)]
+pub(crate) struct Filters {
+    pub(crate) main: Filter,
+    pub(crate) vcpu: Filter,
+    pub(crate) block: Filter,
+    pub(crate) vsock: Filter,
+    pub(crate) entropy: Filter,
+}
+
+impl Filter {
+    /// Confines the calling thread, for good.
+    pub(crate) fn apply(&self) -> io::Result<()> {
+        seccompiler::apply_filter(&self.0).map_err(io::Error::other)
+    }
+}
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// What any thread does: wait, wake, allocate, report its own end.
+const ALL_THREADS: &[i64] = &[
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_close,
+    libc::SYS_futex,
+    libc::SYS_brk,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    libc::SYS_sched_yield,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// What threads that wait for events do besides.
+const EVENT_LOOP: &[i64] = &[libc::SYS_epoll_wait, libc::SYS_epoll_pwait, libc::SYS_epoll_ctl];
+
+const MAIN: &[i64] = &[libc::SYS_ppoll, libc::SYS_sendto, libc::SYS_recvfrom, libc::SYS_lseek];
+const VCPU: &[i64] = &[libc::SYS_rt_sigtimedwait, libc::SYS_lseek];
+const BLOCK: &[i64] =
+    &[libc::SYS_preadv, libc::SYS_pwritev, libc::SYS_fdatasync, libc::SYS_fallocate];
+const VSOCK: &[i64] = &[
+    libc::SYS_accept4,
+    libc::SYS_readv,
+    libc::SYS_recvfrom,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_shutdown,
+    libc::SYS_getrandom,
+];
+const ENTROPY: &[i64] = &[libc::SYS_getrandom];
+
+const KVM_RUN: u64 = 0xae80;
+
+impl Filters {
+    /// Compiles all of them, which takes some microseconds.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            main: filter(&[MAIN, &[libc::SYS_tgkill]], Vec::new())?,
+            vcpu: filter(&[VCPU], vec![(libc::SYS_ioctl, vec![argument(1, KVM_RUN)?])])?,
+            block: filter(&[EVENT_LOOP, BLOCK], Vec::new())?,
+            vsock: filter(&[EVENT_LOOP, VSOCK], fcntl_and_nonblocking()?)?,
+            entropy: filter(&[EVENT_LOOP, ENTROPY], Vec::new())?,
+        })
+    }
+}
+
+/// Sets a socket's flags, nothing else of `ioctl`.
+fn fcntl_and_nonblocking() -> io::Result<Vec<(i64, Vec<SeccompRule>)>> {
+    Ok(vec![(libc::SYS_ioctl, vec![argument(1, libc::FIONBIO)?])])
+}
+
+fn filter(lists: &[&[i64]], special: Vec<(i64, Vec<SeccompRule>)>) -> io::Result<Filter> {
+    let mut rules: Rules = lists
+        .iter()
+        .chain([&ALL_THREADS])
+        .flat_map(|list| list.iter())
+        .map(|&call| (call, Vec::new()))
+        .collect();
+    // Memory may be had for anything but code.
+    let not_executable = || {
+        let protection = SeccompCmpOp::MaskedEq(u64::from(libc::PROT_EXEC.cast_unsigned()));
+        rule(SeccompCondition::new(2, SeccompCmpArgLen::Dword, protection, 0))
+    };
+    rules.insert(libc::SYS_mmap, vec![not_executable()?]);
+    rules.insert(libc::SYS_mprotect, vec![not_executable()?]);
+    rules.insert(libc::SYS_madvise, vec![argument(2, libc::MADV_DONTNEED.cast_unsigned().into())?]);
+    // By which a panic ends the process.
+    rules
+        .entry(libc::SYS_tgkill)
+        .or_insert(vec![argument(2, libc::SIGABRT.cast_unsigned().into())?]);
+    rules.extend(special);
+    let filter = SeccompFilter::new(
+        rules,
+        SeccompAction::KillProcess,
+        SeccompAction::Allow,
+        TargetArch::x86_64,
+    )
+    .map_err(io::Error::other)?;
+    Ok(Filter(filter.try_into().map_err(io::Error::other)?))
+}
+
+/// The call with this value in its argument of that number.
+fn argument(number: u8, value: u64) -> io::Result<SeccompRule> {
+    rule(SeccompCondition::new(number, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value))
+}
+
+fn rule(condition: Result<SeccompCondition, seccompiler::BackendError>) -> io::Result<SeccompRule> {
+    SeccompRule::new(vec![condition.map_err(io::Error::other)?]).map_err(io::Error::other)
+}

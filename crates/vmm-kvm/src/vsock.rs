@@ -1,0 +1,88 @@
+//! The socket by which the host reaches the guest's vsock: whoever connects writes
+//! `CONNECT <port>\n`, and hears `OK <number>\n` before the guest's first byte.
+
+use std::{
+    io,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::net::UnixListener,
+    },
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use costrel_vmm::GuestPort;
+use rustix::fs::{CWD, Mode, OFlags};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+};
+
+use crate::supervisor::remove;
+
+/// Where it is.
+#[derive(Debug)]
+pub(crate) struct VsockSocket {
+    path: PathBuf,
+    directory: OwnedFd,
+}
+
+const NAME: &str = "vsock.sock";
+/// `sun_path` holds this many bytes and a NUL.
+const SOCKET_PATH_MOST: usize = 107;
+/// `OK 4294967295\n`
+const ANSWER_MOST: usize = 14;
+
+impl VsockSocket {
+    pub(crate) fn new(directory: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let handle = rustix::fs::openat(CWD, directory, flags, Mode::empty())?;
+        Ok(Self { path: directory.join(NAME), directory: handle })
+    }
+
+    /// Its path or, where that is too long for an address, one through the directory's handle.
+    fn address(&self) -> PathBuf {
+        if self.path.as_os_str().len() <= SOCKET_PATH_MOST {
+            return self.path.clone();
+        }
+        PathBuf::from(format!("/proc/self/fd/{}/{NAME}", self.directory.as_raw_fd()))
+    }
+
+    pub(crate) fn listen(&self) -> io::Result<UnixListener> {
+        self.remove();
+        UnixListener::bind(self.address())
+    }
+
+    pub(crate) fn remove(&self) {
+        remove(&self.address());
+    }
+
+    /// Connects to a port of the guest as soon as anybody listens there.
+    pub(crate) async fn dial(&self, port: GuestPort) -> io::Result<UnixStream> {
+        let began = Instant::now();
+        loop {
+            if let Some(stream) = self.try_dial(port).await? {
+                return Ok(stream);
+            }
+            // Each attempt costs the guest an interrupt or two, while it boots.
+            tokio::time::sleep(Duration::from_millis(1).max(began.elapsed() / 32)).await;
+        }
+    }
+
+    /// None if nobody listens yet.
+    async fn try_dial(&self, port: GuestPort) -> io::Result<Option<UnixStream>> {
+        let mut stream = UnixStream::connect(self.address()).await?;
+        let asked = stream.write_all(format!("CONNECT {port}\n").as_bytes()).await;
+        let mut answer = Vec::with_capacity(ANSWER_MOST);
+        while asked.is_ok() && !answer.ends_with(b"\n") && answer.len() < ANSWER_MOST {
+            match stream.read_u8().await {
+                Ok(byte) => answer.push(byte),
+                Err(_) => return Ok(None),
+            }
+        }
+        if answer.starts_with(b"OK ") && answer.ends_with(b"\n") {
+            return Ok(Some(stream));
+        }
+        Ok(None)
+    }
+}
