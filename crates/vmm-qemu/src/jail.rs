@@ -98,7 +98,7 @@ pub(crate) fn try_out(program: &Path) -> Result<JailReport, SpawnError> {
 fn largest_writable(spec: &MachineSpec, disks: &[File]) -> io::Result<u64> {
     let mut largest = 0;
     for (disk, file) in spec.disks.iter().zip(disks) {
-        if disk.access == DiskAccess::ReadWrite {
+        if disk.access != DiskAccess::ReadOnly {
             largest = largest.max(file.metadata()?.len());
         }
     }
