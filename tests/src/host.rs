@@ -13,7 +13,7 @@ use costrel_sandbox::Host;
 use costrel_vmm::KernelImage;
 use costrel_vmm_backends::{BackendChoice, Detection, DetectionSettings, KvmVerdict};
 
-use crate::{Home, kernel, python_image, vminitd};
+use crate::{Home, installation, kernel, python_image, vminitd};
 
 /// Stores and a backend, below a home.
 #[derive(Debug)]
@@ -89,6 +89,7 @@ pub fn kvm_works() -> bool {
 fn detect(choice: BackendChoice, cache: &Path) -> Detection {
     Detection::detect(&DetectionSettings {
         choice,
+        vmm: installation().join("lib/costrel/costrel-vmm"),
         path: std::env::var_os("PATH"),
         cache: cache.to_owned(),
         ..DetectionSettings::default()

@@ -49,6 +49,7 @@ pub(crate) fn detect(
     };
     Ok(Detection::detect(&DetectionSettings {
         choice,
+        vmm: installation::vmm(environment)?,
         qemu: environment.get("COSTREL_QEMU").map(Into::into),
         path: environment.get("PATH").map(ToOwned::to_owned),
         cache: environment.cache(),

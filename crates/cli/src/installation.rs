@@ -1,7 +1,7 @@
-//! The files that come with the program: the agent and the guest kernel.
+//! The files that come with the program: the monitor, the agent and the guest kernel.
 //!
-//! An installation is `bin/costrel`, `lib/costrel/vminitd` and `lib/costrel/vmlinux`, wherever
-//! that is, with `lib/costrel/provenance.json` saying where the kernel came from.
+//! An installation is `bin/costrel` and `lib/costrel/{costrel-vmm,vminitd,vmlinux}`, wherever that
+//! is, with `lib/costrel/provenance.json` saying where the kernel came from.
 
 use std::{
     fmt, fs,
@@ -68,6 +68,14 @@ pub(crate) fn agent(environment: &Environment) -> Result<PathBuf, Failure> {
         );
     }
     Ok(path)
+}
+
+/// The program that runs machines on KVM: `COSTREL_VMM`, or the installation's. It may be missing.
+pub(crate) fn vmm(environment: &Environment) -> Result<PathBuf, Failure> {
+    match environment.get("COSTREL_VMM") {
+        Some(path) => Ok(PathBuf::from(path)),
+        None => Ok(library_directory()?.join("costrel-vmm")),
+    }
 }
 
 /// The guest kernel: `--kernel`, `COSTREL_KERNEL`, or the installation's.

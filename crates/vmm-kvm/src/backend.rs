@@ -3,17 +3,24 @@
 use std::{
     fmt,
     fs::{File, OpenOptions},
-    io,
-    os::unix::fs::PermissionsExt as _,
+    io::{self, BufRead as _, BufReader},
+    os::{
+        fd::{AsFd as _, AsRawFd as _},
+        unix::{fs::PermissionsExt as _, net::UnixStream},
+    },
     path::{Path, PathBuf},
     thread,
 };
 
 use async_trait::async_trait;
-use costrel_vmm::{Backend, BootError, Machine, MachineSpec, Strictness};
+use costrel_vmm::{Backend, BootError, JailReport, Machine, MachineSpec, Strictness};
+use costrel_vmm_process::{FileView, GroupSpec, JailSpec, MonitorSpec, ResourceLimits, spawn};
 use tokio::sync::oneshot;
 
-use crate::supervisor::{Plan, supervise};
+use crate::{
+    control::{Event, Request},
+    supervisor::{Plan, say, spawn_error, supervise},
+};
 
 const DEVICE: &str = "/dev/kvm";
 /// Two of the devices that there can be are always there; one more is a network card's place.
@@ -54,6 +61,41 @@ impl KvmBackend {
         check_program(&settings.program)
             .map_err(|source| ProgramError { path: settings.program.clone(), source })?;
         Ok(Self { settings })
+    }
+
+    /// Has the program enter the jail of a machine, without one, and says what is in force of it.
+    /// Takes milliseconds.
+    ///
+    /// # Errors
+    /// [`BootError`].
+    pub fn try_jail(&self) -> Result<JailReport, BootError> {
+        let host = |operation| move |source| BootError::Host { operation, source };
+        let (control, theirs) = UnixStream::pair().map_err(host("make a pair of sockets"))?;
+        let process = spawn(&MonitorSpec {
+            program: &self.settings.program,
+            arguments: &[theirs.as_raw_fd().to_string()],
+            inherited: &[theirs.as_fd()],
+            jail: JailSpec {
+                files: FileView::Empty,
+                limits: ResourceLimits { open_files: 64, file_size: 0, processes: 8 },
+                group: Some(GroupSpec { id: "trial", memory: 64 << 20, processes: 8 }),
+            },
+            strictness: Strictness::Warn,
+        })
+        .map_err(spawn_error)?;
+        drop(theirs);
+        say(&control, &Request::Jail).map_err(host("talk to costrel-vmm"))?;
+        let mut line = String::new();
+        BufReader::new(control).read_line(&mut line).map_err(host("talk to costrel-vmm"))?;
+        match serde_json::from_str(&line) {
+            Ok(Event::Running { jail }) => {
+                let mut report = process.isolation().clone();
+                report.merge(jail);
+                Ok(report)
+            }
+            Ok(Event::Refused { reason }) => Err(BootError::Monitor { reason }),
+            _ => Err(BootError::Monitor { reason: "it did not answer".to_owned() }),
+        }
     }
 
     /// The program's path.

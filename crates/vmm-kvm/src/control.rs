@@ -1,8 +1,8 @@
 //! What a backend and the process of one machine say to each other, over a socket: a line of JSON
-//! each. The backend begins with the order; everything else is by number.
+//! each.
 //!
 //! ```text
-//!  backend ── Order ────────────────────► costrel-vmm       its descriptors are inherited ones
+//!  backend ── Request ──────────────────► costrel-vmm       its descriptors are inherited ones
 //!          ◄── Event::Running | Refused ──                  the guest executes, or never will
 //!          ── Command { id, verb } ─────►
 //!          ◄── Event::Answer { id, … } ──
@@ -15,6 +15,16 @@ use std::os::fd::RawFd;
 
 use costrel_vmm::{Exit, JailReport, Strictness};
 use serde::{Deserialize, Serialize};
+
+/// The first line.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Request {
+    /// Run a machine.
+    Boot(Order),
+    /// Enter the jail, say what is in force of it ([`Event::Running`]), and end.
+    Jail,
+}
 
 /// The machine to be built. All descriptors are the process's own from then on.
 #[derive(Debug, Serialize, Deserialize)]

@@ -26,7 +26,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    control::{Event, Order, OrderedAccess, OrderedDisk},
+    control::{Event, Order, OrderedAccess, OrderedDisk, Request},
     machine::{Commands, KvmMachine, Shared},
     vsock::VsockSocket,
 };
@@ -130,7 +130,7 @@ impl Supervised {
         };
         let ready = process
             .record(&spec.directory)
-            .and_then(|()| say(&control, &order))
+            .and_then(|()| say(&control, &Request::Boot(order)))
             .and_then(|()| Ok((process.handle()?, control.try_clone()?)));
         let (handle, commands) = match ready {
             Ok(ready) => ready,
@@ -300,8 +300,8 @@ fn read(source: &mut impl Read, buffer: &mut [u8]) -> Option<usize> {
     }
 }
 
-fn say(mut control: &UnixStream, order: &Order) -> io::Result<()> {
-    let mut line = serde_json::to_vec(order)?;
+pub(crate) fn say(mut control: &UnixStream, request: &Request) -> io::Result<()> {
+    let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     control.write_all(&line)
 }
@@ -360,7 +360,7 @@ fn kernel_arguments(spec: &MachineSpec) -> String {
     arguments
 }
 
-fn spawn_error(error: SpawnError) -> BootError {
+pub(crate) fn spawn_error(error: SpawnError) -> BootError {
     match error {
         SpawnError::Isolation(error) => BootError::Isolation(error),
         other => BootError::Monitor { reason: with_sources(&other) },

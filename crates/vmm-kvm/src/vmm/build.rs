@@ -19,7 +19,7 @@ use costrel_virtio::{
     entropy::Entropy,
     vsock::{Vsock, VsockSettings},
 };
-use costrel_vmm::{IsolationError, JailReport, MeasureName, Standing};
+use costrel_vmm::{IsolationError, JailReport, MeasureName, Standing, Strictness};
 use kvm_ioctls::{IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
 use vm_memory::mmap::FromRangesError;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -256,7 +256,7 @@ impl Wired {
     pub(crate) fn start(self) -> Result<(Running, JailReport), BuildError> {
         let Self { order, vm, vcpus, bus, workers, console, happenings } = self;
         let (sender, queue) = happenings;
-        let mut jail = costrel_vmm_process::restrict_self();
+        let jail = costrel_vmm_process::restrict_self();
         let filters =
             Filters::new().map_err(BuildError::host("compile the system call filters"))?;
         for worker in workers {
@@ -274,11 +274,27 @@ impl Wired {
                 .map_err(BuildError::host("start a device's thread"))?;
         }
         let vcpus = Vcpus::start(vcpus, &bus, &sender, &filters.vcpu)?;
-        filters.main.apply().map_err(BuildError::host("enter the system call filter"))?;
-        jail.set(MeasureName::Seccomp, Standing::with_detail("a filter a thread"));
-        jail.check(order.strictness)?;
+        let jail = enter_filter(jail, &filters.main, order.strictness)?;
         Ok((Running { vm, vcpus, bus, console, happenings: queue }, jail))
     }
+}
+
+/// Enters the jail of a machine's main thread without a machine, and says what is in force.
+pub(crate) fn enter_jail(strictness: Strictness) -> Result<JailReport, BuildError> {
+    let jail = costrel_vmm_process::restrict_self();
+    let filters = Filters::new().map_err(BuildError::host("compile the system call filters"))?;
+    enter_filter(jail, &filters.main, strictness)
+}
+
+fn enter_filter(
+    mut jail: JailReport,
+    filter: &Filter,
+    strictness: Strictness,
+) -> Result<JailReport, BuildError> {
+    filter.apply().map_err(BuildError::host("enter the system call filter"))?;
+    jail.set(MeasureName::Seccomp, Standing::with_detail("a filter a thread"));
+    jail.check(strictness)?;
+    Ok(jail)
 }
 
 impl Filters {

@@ -18,11 +18,10 @@ use std::{
 use costrel_vmm::Exit;
 use kvm_ioctls::VmFd;
 use rustix::event::{PollFd, PollFlags, poll};
-use serde::de::DeserializeOwned;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{bus::Bus, console::Console, vcpu::Vcpus};
-use crate::control::{Command, Event, Verb};
+use crate::control::{Command, Event, Request, Verb};
 
 /// What ends a machine.
 #[derive(Debug)]
@@ -139,8 +138,7 @@ impl Running {
         if let Some(heard) = control.heard() {
             return Some(heard);
         }
-        // SAFETY-free: both descriptors are owned here and outlive the call.
-        let wake = rustix_fd(&self.happenings.wake);
+        let wake = borrowed(&self.happenings.wake);
         let mut polled = [
             PollFd::from_borrowed_fd(control.socket.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(wake, PollFlags::IN),
@@ -156,7 +154,7 @@ impl Running {
 }
 
 #[expect(unsafe_code, reason = "EventFd has no AsFd")]
-fn rustix_fd(event: &EventFd) -> std::os::fd::BorrowedFd<'_> {
+fn borrowed(event: &EventFd) -> std::os::fd::BorrowedFd<'_> {
     use std::os::fd::AsRawFd as _;
     // SAFETY: the descriptor is the event's own, and lives as long as the borrow of it.
     unsafe { std::os::fd::BorrowedFd::borrow_raw(event.as_raw_fd()) }
@@ -185,7 +183,7 @@ impl Control {
     }
 
     /// Waits for the first line.
-    pub(crate) fn order<T: DeserializeOwned>(&mut self) -> io::Result<T> {
+    pub(crate) fn request(&mut self) -> io::Result<Request> {
         loop {
             if let Some(line) = self.line() {
                 return serde_json::from_slice(&line).map_err(io::Error::other);

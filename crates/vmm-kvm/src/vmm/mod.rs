@@ -31,7 +31,10 @@ use std::{
 
 pub(crate) use build::BuildError;
 
-use crate::control::{Event, Order};
+use costrel_vmm::{JailReport, Strictness};
+use life::{Control, Running};
+
+use crate::control::{Event, Order, Request};
 
 /// Runs one machine: the body of the program `costrel-vmm`, whose only argument is the number of
 /// the inherited descriptor that the order comes by.
@@ -55,12 +58,18 @@ fn usage() -> ExitCode {
 }
 
 fn run(control: UnixStream) -> ExitCode {
-    let mut control = life::Control::new(control);
-    let built = control
-        .order()
-        .map_err(BuildError::Control)
-        .and_then(|order: Order| build::Bare::new(order)?.load()?.wire());
-    let started = built.and_then(|wired| wired.start());
+    let mut control = Control::new(control);
+    let started = match control.request().map_err(BuildError::Control) {
+        Ok(Request::Boot(order)) => start(order),
+        Ok(Request::Jail) => match build::enter_jail(Strictness::Warn) {
+            Ok(jail) => {
+                control.say(&Event::Running { jail });
+                return ExitCode::SUCCESS;
+            }
+            Err(error) => Err(error),
+        },
+        Err(error) => Err(error),
+    };
     match started {
         Ok((running, jail)) => {
             control.say(&Event::Running { jail });
@@ -73,6 +82,10 @@ fn run(control: UnixStream) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn start(order: Order) -> Result<(Running, JailReport), BuildError> {
+    build::Bare::new(order)?.load()?.wire()?.start()
 }
 
 fn with_sources(error: &dyn std::error::Error) -> String {
