@@ -21,7 +21,7 @@ use crate::advice;
 const KNOWN: ABI = ABI::V7;
 
 /// Programs and libraries, wherever Linux distributions have them.
-const PROGRAMS: [&str; 12] = [
+const PROGRAMS: [&str; 11] = [
     "/usr",
     "/lib",
     "/lib32",
@@ -33,7 +33,6 @@ const PROGRAMS: [&str; 12] = [
     "/etc/ld.so.cache",
     "/etc/ld.so.preload",
     "/etc/localtime",
-    "/dev/null",
 ];
 
 /// A domain to enter, or why there is none.
@@ -79,6 +78,11 @@ pub(crate) fn programs(
             // Not every host has all of them.
             let Ok(file) = PathFd::new(&place) else { continue };
             let access = readable_as(&file);
+            ruleset = ruleset.add_rule(PathBeneath::new(file, access))?;
+        }
+        // What is written there goes nowhere.
+        if let Ok(file) = PathFd::new("/dev/null") {
+            let access = AccessFs::ReadFile | AccessFs::WriteFile;
             ruleset = ruleset.add_rule(PathBeneath::new(file, access))?;
         }
         for file in reopened {

@@ -66,6 +66,7 @@ int main(int argc, char **argv) {
     tell_open("temporary", "/tmp/costrel-test", O_WRONLY | O_CREAT);
     tell_open("self", "/proc/self/maps", O_RDONLY);
     if (argc > 1) tell_open("other", argv[1], O_RDONLY);
+    tell_open("null", "/dev/null", O_RDWR);
     if (argc > 2) tell_open("reopened", argv[2], O_RDONLY);
     if (argc > 3) fprintf(stderr, "signal %s\n", kill(atoi(argv[3]), 0) ? strerrorname_np(errno) : "sent");
     fprintf(stderr, "processes %d\n", processes());

@@ -149,6 +149,7 @@ fn among_programs() {
     assert_eq!(without["shell"], "opened");
     assert_eq!(without["linker"], "opened");
     assert_eq!(without["self"], "EACCES");
+    assert_eq!(without["null"], "opened");
     assert_eq!(without["processes"], (-rustix::io::Errno::ACCESS.raw_os_error()).to_string());
     println!("{isolation}");
 
