@@ -6,7 +6,8 @@
 
 MESSAGES are cargo's, of `cargo test --no-run --message-format=json`. NAME is a package or one of its
 test programs. With `=`, each test whose name begins with a PREFIX (an empty one fits all) becomes a
-process of its own; without, a program runs its tests itself. SECONDS limit each process.
+process of its own; without, a program runs its tests itself. They start in the order of the NAMEs.
+SECONDS limit each process.
 
 A test that prints a line `skipped: …` counts as skipped. The exit status is 0 if some test passed and
 none failed.
@@ -39,7 +40,7 @@ def tests_of(program):
 
 
 def plan(messages, names):
-    entries, unused = [], {name.partition("=")[0]: name.partition("=")[1:] for name in names}
+    entries, unused = {name.partition("=")[0]: [] for name in names}, {name.partition("=")[0]: name.partition("=")[1:] for name in names}
     wanted = dict(unused)
     for package, target, program, directory in programs(messages):
         name = target if target in wanted else package
@@ -49,17 +50,17 @@ def plan(messages, names):
         entry = {"name": target if target == name else f"{package} {target}", "program": program, "directory": directory}
         one_by_one, prefixes = wanted[name]
         if not one_by_one:
-            entries.append(entry)
+            entries[name].append(entry)
             continue
         tests = tests_of(program)
         for prefix in prefixes.split(","):
             found = [test for test in tests if test.startswith(prefix)]
             if not found:
                 sys.exit(f"run-tests.py: {name} has no test that begins with {prefix!r}")
-            entries += [{**entry, "test": test} for test in found]
+            entries[name] += [{**entry, "test": test} for test in found]
     if unused:
         sys.exit(f"run-tests.py: cargo built no test program {', '.join(unused)}")
-    json.dump(entries, sys.stdout)
+    json.dump([entry for name in entries for entry in entries[name]], sys.stdout)
 
 
 class Outcome:
