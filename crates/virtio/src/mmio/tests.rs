@@ -427,6 +427,19 @@ fn a_transport_without_driver_is_saved_as_well() {
 }
 
 #[test]
+fn features_that_were_not_accepted_do_not_keep_a_transport_from_being_restored() {
+    let mut machine = Machine::new();
+    machine.negotiate(reg::FEATURE_VERSION_1 | 2);
+    let paused = machine.transport.device().pause().unwrap();
+    let state = machine.transport.state(&paused);
+    machine.transport.device().resume();
+    let mut restored = Machine::new();
+    restored.transport.restore(&state).unwrap();
+    restored.write(reg::STATUS, SET_UP);
+    assert_eq!(restored.read(reg::STATUS), reg::ACKNOWLEDGE | reg::DRIVER);
+}
+
+#[test]
 fn states_of_other_devices_are_refused() {
     let mut machine = Machine::new();
     machine.start();

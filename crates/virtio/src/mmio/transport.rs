@@ -247,7 +247,9 @@ impl<S> MmioTransport<S> {
         if given != wanted {
             return Err(TransportError::Queues { given, wanted });
         }
-        if state.driver_features & !self.offered() != 0 {
+        // Before that, the driver may have written anything.
+        let negotiated = state.status & reg::FEATURES_OK != 0;
+        if negotiated && state.driver_features & !self.offered() != 0 {
             return Err(TransportError::Features);
         }
         // Where it was in its queues is not known of a device that has given up.
