@@ -132,6 +132,36 @@ def references():
         yield text.encode()
 
 
+def virtio_block():
+    for kind in range(8):
+        yield bytes([kind]) + bytes([0, 0, 3, 1, 0, 0, 3, 1, 9, 9, 65, 1, 9, 10, 9, 10, 7] * 8)
+
+
+def virtio_entropy():
+    yield bytes([0]) + bytes([0, 1, 1, 3, 0, 1, 1, 0, 1, 9, 9, 1, 100, 0, 7] * 8)
+
+
+def virtio_vsock():
+    ready = bytes([9, 7]) + bytes([9, 1, 1, 1, 0, 4] * 7)
+    packet = lambda operation: bytes([6, 1, 0, 9, 0, operation, 0, 0, 9, 0, 255, 0, 3, 0, 0, 3, 1, 1, 70, 1])
+    for kind in range(4):
+        yield bytes([kind]) + ready + bytes([0, 1, 15]) + packet(2) + packet(5) + bytes([2, 9, 1, 15, 3, 15])
+
+
+def virtio_packets():
+    yield bytes([0, 0, 9, 8, 3, 9, 9, 44, 2, 5, 1, 9, 9, 0, 8, 255, 1, 0, 20, 8, 255] * 6)
+    yield bytes([3, 255, 63, 44] * 20 + [2, 8, 6, 0, 2, 7, 0, 2])
+
+
+def virtio_mmio():
+    write = lambda offset, value: bytes([offset // 4, value])
+    start = b"".join([
+        write(0x70, 1), write(0x70, 3), write(0x24, 1), write(0x20, 1), write(0x70, 11), write(0x38, 4),
+        write(0x80, 0x10), write(0x90, 0x80), write(0xA0, 0xC0), write(0x44, 1), write(0x70, 15)])
+    yield start
+    yield start + write(0x50, 0) + write(0x70, 0) + start
+
+
 target, directory = sys.argv[1:]
 makers = {"zip": zips}
 for number, seed in enumerate(makers.get(target, globals().get(target))()):

@@ -1,7 +1,10 @@
-//! What the fuzz targets share: a directory for a process's files, and the oracle for disks.
+//! What the fuzz targets share: a directory for a process's files, the oracle for disks, and the
+//! memory and driver of a guest ([`guest`]).
 //!
 //! They go through the crates' public functions, files and all: what nobody can call needs no
 //! target, and crates need no features for them. `scripts/fuzz.sh` runs them.
+
+pub mod guest;
 
 use std::{
     cell::{Cell, OnceCell},
