@@ -103,11 +103,16 @@ impl Findings<'_> {
             (Standing::Lacking { reason, advice }, Ok(_)) => Standing::Waived { reason, advice },
             (namespace, _) => namespace,
         };
-        report.set(MeasureName::UserNamespace, namespace);
+        // Root of a user namespace, as in a container, may lack ids to give: it is confined as
+        // anybody else is who has but one.
+        let is_refused = self.faults.of(Step::OwnUserId).is_some();
+        let is_apart = matches!(namespace, Standing::InForce { .. });
         let own_id = match own_id {
             Ok(id) => Standing::with_detail(id),
+            Err(reason) if is_refused && is_apart => Standing::Waived { reason, advice: None },
             Err(reason) => Standing::lacking(reason),
         };
+        report.set(MeasureName::UserNamespace, namespace);
         report.set(MeasureName::OwnUserId, own_id);
     }
 

@@ -199,15 +199,21 @@ fn as_nobody(test: &str) {
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
     let tests = directory.path().join("tests");
     fs::copy(std::env::current_exe().unwrap(), &tests).unwrap();
-    let output = Command::new(&tests)
+    let mut command = Command::new(&tests);
+    command
         .args(["--exact", test, "--nocapture"])
         .current_dir("/")
         .env("TMPDIR", "/tmp")
         .env(INMATE, program)
         .uid(NOBODY)
-        .gid(NOBODY)
-        .output()
-        .unwrap();
+        .gid(NOBODY);
+    // A child that another test has just cloned may still have the copy open for writing.
+    let output = loop {
+        match command.output() {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {}
+            other => break other.unwrap(),
+        }
+    };
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("1 passed"), "as nobody: {text}");
     println!("{text}");
