@@ -13,7 +13,7 @@
 
 use std::os::fd::RawFd;
 
-use costrel_vmm::{Exit, JailReport, Strictness};
+use costrel_vmm::{Exit, JailReport, KernelSegment, Strictness};
 use serde::{Deserialize, Serialize};
 
 /// The first line.
@@ -34,6 +34,9 @@ pub(crate) struct Order {
     pub(crate) vcpus: u8,
     pub(crate) memory_bytes: u64,
     pub(crate) kernel: RawFd,
+    /// Where PVH enters it, a guest physical address.
+    pub(crate) kernel_entry: u32,
+    pub(crate) kernel_segments: Vec<KernelSegment>,
     /// The whole of the kernel's arguments but for those that name devices.
     pub(crate) kernel_arguments: String,
     pub(crate) disks: Vec<OrderedDisk>,

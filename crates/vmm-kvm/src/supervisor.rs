@@ -16,7 +16,7 @@ use std::{
 };
 
 use costrel_vmm::{
-    BootError, Disk, DiskAccess, Exit, JailReport, MachineSpec, Strictness, printable,
+    BootError, Disk, DiskAccess, Exit, JailReport, KernelLayout, MachineSpec, Strictness, printable,
 };
 use costrel_vmm_process::{
     FileView, GroupSpec, JailSpec, MonitorProcess, MonitorSpec, ResourceLimits, SpawnError,
@@ -82,7 +82,7 @@ const STDERR_BYTES: usize = 2 << 10;
 impl Supervised {
     fn start(plan: Plan) -> Result<Self, BootError> {
         let Plan { kvm, program, strictness, spec } = plan;
-        let kernel = spec.kernel.open(spec.memory)?;
+        let (kernel, layout) = spec.kernel.open(spec.memory)?;
         let disks = spec.disks.iter().map(Disk::open).collect::<Result<Vec<_>, _>>()?;
         let vsock = VsockSocket::new(&spec.directory).map_err(|source| BootError::File {
             what: "directory",
@@ -97,7 +97,7 @@ impl Supervised {
         })?;
         let (control, theirs) = UnixStream::pair().map_err(host("make a pair of sockets"))?;
 
-        let order = order(&spec, strictness, [&kvm, &kernel, &console], &disks, &listener);
+        let order = order(&spec, strictness, layout, [&kvm, &kernel, &console], &disks, &listener);
         let mut inherited: Vec<BorrowedFd<'_>> =
             vec![kvm.as_fd(), kernel.as_fd(), console.as_fd(), listener.as_fd(), theirs.as_fd()];
         inherited.extend(disks.iter().map(File::as_fd));
@@ -318,6 +318,7 @@ fn file_size_limit(spec: &MachineSpec, disks: &[File]) -> u64 {
 fn order(
     spec: &MachineSpec,
     strictness: Strictness,
+    layout: KernelLayout,
     [kvm, kernel, console]: [&File; 3],
     disks: &[File],
     vsock: &UnixListener,
@@ -327,6 +328,8 @@ fn order(
         vcpus: spec.vcpus.get(),
         memory_bytes: spec.memory.as_bytes(),
         kernel: kernel.as_raw_fd(),
+        kernel_entry: layout.entry,
+        kernel_segments: layout.segments,
         kernel_arguments: kernel_arguments(spec),
         disks: spec.disks.iter().zip(disks).map(ordered).collect(),
         vsock: vsock.as_raw_fd(),

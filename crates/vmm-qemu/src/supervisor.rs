@@ -373,7 +373,7 @@ impl Sockets {
 fn start(plan: &Plan, ports: &Ports, sockets: &TheirSockets) -> Result<MonitorProcess, BootError> {
     let spec = &plan.spec;
     let kernel =
-        Kernel::for_anybody(spec.kernel.open(spec.memory)?).map_err(host("copy the kernel"))?;
+        Kernel::for_anybody(spec.kernel.open(spec.memory)?.0).map_err(host("copy the kernel"))?;
     let disks = spec.disks.iter().map(Disk::open).collect::<Result<Vec<_>, _>>()?;
     let listeners = ports.listen().map_err(host("make sockets for the guest's ports"))?;
     let descriptors = Descriptors {

@@ -6,16 +6,16 @@ use std::{
 };
 
 use crate::{
-    BootError, Disk, DiskAccess, KernelImage, Memory,
+    BootError, Disk, DiskAccess, KernelImage, KernelLayout, Memory,
     kernel::{self, KernelFault},
 };
 
 impl KernelImage {
-    /// Opens a kernel for a machine with so much memory.
+    /// Opens a kernel for a machine with so much memory, and says how it is to be loaded.
     ///
     /// # Errors
     /// [`BootError::File`], [`BootError::Kernel`], [`BootError::KernelTooLarge`].
-    pub fn open(&self, memory: Memory) -> Result<File, BootError> {
+    pub fn open(&self, memory: Memory) -> Result<(File, KernelLayout), BootError> {
         let path = || self.path.clone();
         let unreadable = |source| BootError::File { what: "kernel", path: path(), source };
         // Asked first: opening a FIFO would block.
@@ -23,19 +23,19 @@ impl KernelImage {
             return Err(BootError::Kernel { path: path(), reason: "it is not a regular file" });
         }
         let file = File::open(&self.path).map_err(unreadable)?;
-        let end = kernel::check(&file).map_err(|fault| match fault {
+        let layout = kernel::check(&file).map_err(|fault| match fault {
             KernelFault::Read(source) => unreadable(source),
             KernelFault::Unfit(reason) => BootError::Kernel { path: path(), reason },
         })?;
-        if end > memory.as_bytes() {
-            let needed_mib = end.div_ceil(1 << 20);
+        if layout.end() > memory.as_bytes() {
+            let needed_mib = layout.end().div_ceil(1 << 20);
             return Err(BootError::KernelTooLarge {
                 path: path(),
                 needed_mib,
                 memory_mib: memory.as_mib().into(),
             });
         }
-        Ok(file)
+        Ok((file, layout))
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 
+use serde::{Deserialize, Serialize};
+
 /// Why a kernel cannot be booted.
 #[derive(Debug)]
 pub(crate) enum KernelFault {
@@ -22,9 +24,39 @@ const PT_NOTE: u32 = 4;
 /// xen/include/public/elfnote.h: the 32-bit entry point of the PVH boot protocol.
 const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
 
-/// Checks the file, reading its headers and notes only, and says at which guest physical address
-/// the kernel ends.
-pub(crate) fn check(file: &File) -> Result<u64, KernelFault> {
+/// Where a kernel's pieces go, and where it is entered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KernelLayout {
+    /// The guest physical address at which the PVH boot protocol enters it.
+    pub entry: u32,
+    /// Its pieces, in the order of the file. Nothing says that they do not overlap.
+    pub segments: Vec<KernelSegment>,
+}
+
+/// A piece of a kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KernelSegment {
+    /// Where it is in the file, which has all of it.
+    pub offset: u64,
+    /// Its length in the file, in bytes.
+    pub file_length: u64,
+    /// Where it goes, a guest physical address.
+    pub address: u64,
+    /// Its length in memory, in bytes, no less than that in the file; the rest is zeroes.
+    pub memory_length: u64,
+}
+
+impl KernelLayout {
+    /// The guest physical address behind all of it.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        let ends = self.segments.iter().map(|s| s.address.saturating_add(s.memory_length));
+        ends.max().unwrap_or(0)
+    }
+}
+
+/// Checks the file, reading its headers and notes only.
+pub(crate) fn check(file: &File) -> Result<KernelLayout, KernelFault> {
     let length = file.metadata().map_err(KernelFault::Read)?.len();
     let mut header = [0; HEADER_SIZE];
     read(file, &mut header, 0, length)?;
@@ -49,7 +81,7 @@ pub(crate) fn check(file: &File) -> Result<u64, KernelFault> {
     if count > MOST_PROGRAM_HEADERS {
         return Err(KernelFault::Unfit("it has too many ELF program headers"));
     }
-    let (mut end, mut enterable) = (0, false);
+    let (mut segments, mut entry_point) = (Vec::new(), None);
     for index in 0..u64::from(count) {
         let mut entry = [0; PROGRAM_HEADER_SIZE];
         let Some(at) = table.checked_add(index * PROGRAM_HEADER_SIZE as u64) else {
@@ -58,34 +90,44 @@ pub(crate) fn check(file: &File) -> Result<u64, KernelFault> {
         read(file, &mut entry, at, length)?;
         match u32_at(&entry, 0) {
             PT_LOAD => {
-                let (offset, in_file) = (u64_at(&entry, 8), u64_at(&entry, 32));
-                if offset.checked_add(in_file).is_none_or(|end| end > length) {
+                let segment = KernelSegment {
+                    offset: u64_at(&entry, 8),
+                    file_length: u64_at(&entry, 32),
+                    address: u64_at(&entry, 24),
+                    memory_length: u64_at(&entry, 40).max(u64_at(&entry, 32)),
+                };
+                let end = segment.offset.checked_add(segment.file_length);
+                if end.is_none_or(|end| end > length) {
                     return Err(TRUNCATED);
                 }
-                end = end.max(u64_at(&entry, 24).saturating_add(u64_at(&entry, 40)));
+                segments.push(segment);
             }
-            PT_NOTE => enterable |= has_pvh_note(file, &entry, length)?,
+            PT_NOTE => entry_point = pvh_entry(file, &entry, length)?.or(entry_point),
             _ => {}
         }
     }
-    if !enterable {
-        return Err(KernelFault::Unfit("it has no PVH entry point (build it with CONFIG_PVH)"));
+    match entry_point {
+        Some(entry) => Ok(KernelLayout { entry, segments }),
+        None => Err(KernelFault::Unfit("it has no PVH entry point (build it with CONFIG_PVH)")),
     }
-    Ok(end)
 }
 
 const TRUNCATED: KernelFault = KernelFault::Unfit("it is truncated");
 
-fn has_pvh_note(file: &File, entry: &[u8], length: u64) -> Result<bool, KernelFault> {
+fn pvh_entry(file: &File, entry: &[u8], length: u64) -> Result<Option<u32>, KernelFault> {
     let (offset, size) = (u64_at(entry, 8), u64_at(entry, 32));
     if size > MOST_NOTE_BYTES {
         return Err(KernelFault::Unfit("its ELF notes are too large"));
     }
     let mut notes = vec![0; usize::try_from(size).map_err(|_| TRUNCATED)?];
     read(file, &mut notes, offset, length)?;
-    Ok(Notes(&notes).any(|note| {
-        note.kind == XEN_ELFNOTE_PHYS32_ENTRY && note.name == b"Xen\0" && note.description >= 4
-    }))
+    let mut notes = Notes(&notes);
+    let note = notes.find(|note| {
+        note.kind == XEN_ELFNOTE_PHYS32_ENTRY
+            && note.name == b"Xen\0"
+            && note.description.len() >= 4
+    });
+    Ok(note.map(|note| u32_at(note.description, 0)))
 }
 
 /// Iterates over ELF notes; stops where they are malformed.
@@ -93,7 +135,7 @@ struct Notes<'a>(&'a [u8]);
 
 struct Note<'a> {
     name: &'a [u8],
-    description: usize,
+    description: &'a [u8],
     kind: u32,
 }
 
@@ -103,11 +145,11 @@ impl<'a> Iterator for Notes<'a> {
     fn next(&mut self) -> Option<Note<'a>> {
         let (head, rest) = self.0.split_at_checked(12)?;
         let name_size = u32_at(head, 0) as usize;
-        let description = u32_at(head, 4) as usize;
+        let description_size = u32_at(head, 4) as usize;
         let name = rest.get(..name_size)?;
         let rest = rest.get(name_size.checked_next_multiple_of(4)?..)?;
-        self.0 = rest.get(description.checked_next_multiple_of(4)?..).unwrap_or_default();
-        rest.get(..description)?;
+        self.0 = rest.get(description_size.checked_next_multiple_of(4)?..).unwrap_or_default();
+        let description = rest.get(..description_size)?;
         Some(Note { name, description, kind: u32_at(head, 8) })
     }
 }
@@ -145,7 +187,7 @@ mod tests {
 
     use super::*;
 
-    fn check_bytes(bytes: &[u8]) -> Result<u64, KernelFault> {
+    fn check_bytes(bytes: &[u8]) -> Result<KernelLayout, KernelFault> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
         check(&file)
@@ -182,7 +224,8 @@ mod tests {
 
     #[test]
     fn accepts_a_pvh_kernel() {
-        check_bytes(&kernel()).unwrap();
+        let layout = check_bytes(&kernel()).unwrap();
+        assert_eq!(layout, KernelLayout { entry: 0x100_0000, segments: Vec::new() });
     }
 
     #[test]

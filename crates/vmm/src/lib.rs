@@ -15,6 +15,7 @@ mod spec;
 pub use console::ConsoleLog;
 pub use console_watch::{ConsoleWatch, LastWords, printable};
 pub use isolation::{IsolationError, JailReport, Measure, MeasureName, Standing, Strictness};
+pub use kernel::{KernelLayout, KernelSegment};
 pub use machine::{Backend, BootError, ByteStream, DialError, Exit, Machine, MachineError};
 pub use spec::{
     Console, Disk, DiskAccess, DiskName, GuestPort, KernelImage, MachineSpec, Memory, SpecError,

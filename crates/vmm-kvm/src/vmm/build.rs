@@ -28,7 +28,7 @@ use super::{
     arch::{self, BootLayout, VcpuTemplate},
     bus::{Bus, BusDevice, InterruptLine},
     console::Console,
-    inherited,
+    inherited, kernel,
     life::{HappeningQueue, Happenings, Running, happenings},
     memory,
     seccomp::{Filter, Filters},
@@ -49,10 +49,8 @@ pub(crate) enum BuildError {
     },
     #[error("cannot map the guest's memory")]
     Memory(#[source] FromRangesError),
-    #[error("cannot load the kernel")]
-    Kernel(#[source] linux_loader::loader::Error),
-    #[error("the kernel has no PVH entry point")]
-    NoPvhEntry,
+    #[error("a piece of the kernel lies outside the guest's memory")]
+    KernelOutsideMemory,
     #[error("the kernel's arguments take {bytes} bytes, and there is room for 2047")]
     ArgumentsTooLong { bytes: usize },
     #[error("what the kernel is told at its start lies outside the guest's memory")]
@@ -130,10 +128,9 @@ impl Bare {
         let template = VcpuTemplate::new(&kvm, &vm, order.vcpus)?;
         let memory = Arc::new(memory::map(order.memory_bytes)?);
         memory::give(&vm, &memory)?;
-        let mut kernel = take(order.kernel)?;
-        let entry = arch::boot_memory(&memory, &mut kernel)?;
+        kernel::load(&memory, &take(order.kernel)?, &order.kernel_segments)?;
         let arguments = kernel_arguments(&order);
-        let boot = arch::write_boot_data(&memory, entry, &arguments, order.vcpus)?;
+        let boot = arch::write_boot_data(&memory, order.kernel_entry, &arguments, order.vcpus)?;
         Ok(Loaded { order, vm, template, memory, boot })
     }
 }

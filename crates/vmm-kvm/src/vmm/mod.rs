@@ -15,6 +15,7 @@ mod arch;
 mod build;
 mod bus;
 mod console;
+mod kernel;
 mod life;
 mod memory;
 mod seccomp;

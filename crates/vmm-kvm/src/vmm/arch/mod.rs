@@ -3,6 +3,6 @@
 mod x86_64;
 
 pub(crate) use x86_64::{
-    BootLayout, SERIAL_INTERRUPT, SERIAL_PORTS, VcpuTemplate, boot_memory, device_interrupt,
-    device_window, memory_ranges, prepare_vm, write_boot_data,
+    BootLayout, SERIAL_INTERRUPT, SERIAL_PORTS, VcpuTemplate, device_interrupt, device_window,
+    memory_ranges, prepare_vm, write_boot_data,
 };

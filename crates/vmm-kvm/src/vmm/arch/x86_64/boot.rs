@@ -1,19 +1,13 @@
-//! Loads the kernel and what the PVH boot protocol hands to it.
+//! What the board has, and what the PVH boot protocol hands to a kernel.
 
-use std::{fs::File, io};
+use std::io;
 
 use costrel_virtio::GuestMemory;
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::VmFd;
 use linux_loader::{
     configurator::{BootConfigurator as _, BootParams, pvh::PvhBootConfigurator},
-    loader::{
-        KernelLoader as _,
-        elf::{
-            Elf, PvhBootCapability,
-            start_info::{hvm_memmap_table_entry, hvm_start_info},
-        },
-    },
+    loader::elf::start_info::{hvm_memmap_table_entry, hvm_start_info},
 };
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryRegion as _};
 
@@ -45,20 +39,10 @@ pub(crate) fn prepare_vm(vm: &VmFd) -> Result<(), BuildError> {
     vm.create_pit2(pit).map_err(BuildError::kvm("create the timer"))
 }
 
-/// Loads the kernel, an ELF file with a PVH note, into memory.
-pub(crate) fn boot_memory(memory: &GuestMemory, kernel: &mut File) -> Result<u64, BuildError> {
-    let loaded = Elf::load(memory, None, kernel, Some(GuestAddress(HIGH_MEMORY)))
-        .map_err(BuildError::Kernel)?;
-    match loaded.pvh_boot_cap {
-        PvhBootCapability::PvhEntryPresent(entry) => Ok(entry.0),
-        _ => Err(BuildError::NoPvhEntry),
-    }
-}
-
 /// Writes what the kernel reads at its start: arguments, memory map, MP table.
 pub(crate) fn write_boot_data(
     memory: &GuestMemory,
-    entry: u64,
+    entry: u32,
     arguments: &str,
     vcpus: u8,
 ) -> Result<BootLayout, BuildError> {
@@ -84,7 +68,7 @@ pub(crate) fn write_boot_data(
     parameters.set_sections(&map, GuestAddress(MEMORY_MAP));
     PvhBootConfigurator::write_bootparams(&parameters, memory)
         .map_err(|_| BuildError::OutsideMemory)?;
-    Ok(BootLayout { entry, start_info: START_INFO })
+    Ok(BootLayout { entry: entry.into(), start_info: START_INFO })
 }
 
 /// xen/include/public/arch-x86/hvm/start_info.h

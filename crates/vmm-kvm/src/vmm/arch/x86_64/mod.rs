@@ -6,7 +6,7 @@ mod layout;
 mod mp_table;
 mod vcpu;
 
-pub(crate) use boot::{BootLayout, boot_memory, prepare_vm, write_boot_data};
+pub(crate) use boot::{BootLayout, prepare_vm, write_boot_data};
 pub(crate) use layout::{
     SERIAL_INTERRUPT, SERIAL_PORTS, device_interrupt, device_window, memory_ranges,
 };
