@@ -21,7 +21,6 @@ use costrel_virtio::{
 };
 use costrel_vmm::{IsolationError, JailReport, MeasureName, Standing, Strictness};
 use kvm_ioctls::{IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
-use vm_memory::mmap::FromRangesError;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{
@@ -47,8 +46,6 @@ pub(crate) enum BuildError {
         #[source]
         source: io::Error,
     },
-    #[error("cannot map the guest's memory")]
-    Memory(#[source] FromRangesError),
     #[error("a piece of the kernel lies outside the guest's memory")]
     KernelOutsideMemory,
     #[error("the kernel's arguments take {bytes} bytes, and there is room for 2047")]
@@ -130,7 +127,13 @@ impl Bare {
         memory::give(&vm, &memory)?;
         kernel::load(&memory, &take(order.kernel)?, &order.kernel_segments)?;
         let arguments = kernel_arguments(&order);
-        let boot = arch::write_boot_data(&memory, order.kernel_entry, &arguments, order.vcpus)?;
+        let boot = arch::write_boot_data(
+            &memory,
+            order.kernel_entry,
+            &arguments,
+            order.vcpus,
+            device_count(&order),
+        )?;
         Ok(Loaded { order, vm, template, memory, boot })
     }
 }

@@ -14,7 +14,8 @@ use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryRe
 use super::{
     layout::{
         HIGH_MEMORY, KERNEL_ARGUMENTS, KERNEL_ARGUMENTS_SIZE, KVM_IDENTITY_MAP, KVM_TSS,
-        LOW_MEMORY_END, MEMORY_MAP, MP_TABLE, START_INFO,
+        LOW_MEMORY_END, MEMORY_MAP, MP_TABLE, SERIAL_INTERRUPT, START_INFO, TIMER_INTERRUPT,
+        device_interrupt,
     },
     mp_table::mp_table,
 };
@@ -45,6 +46,7 @@ pub(crate) fn write_boot_data(
     entry: u32,
     arguments: &str,
     vcpus: u8,
+    devices: usize,
 ) -> Result<BootLayout, BuildError> {
     if arguments.len() >= KERNEL_ARGUMENTS_SIZE {
         return Err(BuildError::ArgumentsTooLong { bytes: arguments.len() });
@@ -53,7 +55,10 @@ pub(crate) fn write_boot_data(
     text.push(0);
     let outside = |_| BuildError::OutsideMemory;
     memory.write_slice(&text, GuestAddress(KERNEL_ARGUMENTS)).map_err(outside)?;
-    memory.write_slice(&mp_table(MP_TABLE, vcpus), GuestAddress(MP_TABLE)).map_err(outside)?;
+    let interrupts = [TIMER_INTERRUPT, SERIAL_INTERRUPT];
+    let interrupts = interrupts.into_iter().chain((0..devices).map(device_interrupt));
+    let table = mp_table(MP_TABLE, vcpus, interrupts);
+    memory.write_slice(&table, GuestAddress(MP_TABLE)).map_err(outside)?;
 
     let map = memory_map(memory);
     let info = hvm_start_info {

@@ -40,7 +40,9 @@ pub(super) const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
 
 /// The ports of the first serial line.
 pub(crate) const SERIAL_PORTS: Range<u16> = 0x3f8..0x400;
-/// Its interrupt.
+/// The interrupt of the PIT.
+pub(super) const TIMER_INTERRUPT: u32 = 0;
+/// The serial line's interrupt.
 pub(crate) const SERIAL_INTERRUPT: u32 = 4;
 
 /// Interrupts below are the serial line's and the legacy devices'.

@@ -9,8 +9,6 @@ const VERSION: u8 = 4;
 const APIC_VERSION: u8 = 0x14;
 const ENABLED: u8 = 1;
 const BOOT_PROCESSOR: u8 = 2;
-/// The I/O APIC's number of inputs.
-const INPUTS: u8 = 24;
 const EVERY_APIC: u8 = 0xff;
 
 #[derive(Clone, Copy)]
@@ -21,8 +19,13 @@ enum InterruptKind {
 }
 
 /// The floating pointer, and behind it the table for `vcpus` (at most 16) processors whose APICs'
-/// ids are 0, 1, …; to be put at `address`.
-pub(super) fn mp_table(address: u64, vcpus: u8) -> [u8; MP_TABLE_SIZE] {
+/// ids are 0, 1, …; to be put at `address`. Of the bus's lines only `interrupts` are in it: a kernel
+/// sets each of them up, at a dozen exits a line.
+pub(super) fn mp_table(
+    address: u64,
+    vcpus: u8,
+    interrupts: impl Iterator<Item = u32>,
+) -> [u8; MP_TABLE_SIZE] {
     let io_apic_id = vcpus;
     let mut entries = Vec::with_capacity(MP_TABLE_SIZE);
     let mut count: u16 = 0;
@@ -43,7 +46,7 @@ pub(super) fn mp_table(address: u64, vcpus: u8) -> [u8; MP_TABLE_SIZE] {
     let [a, b, c, d] = IO_APIC.to_le_bytes();
     entry(&[2, io_apic_id, APIC_VERSION, ENABLED, a, b, c, d]);
     // Each line of the bus to the input of the same number, as KVM's own routing has it.
-    for line in 0..INPUTS {
+    for line in interrupts.filter_map(|line| u8::try_from(line).ok()) {
         entry(&[3, InterruptKind::Vectored as u8, 0, 0, 0, line, io_apic_id, line]);
     }
     entry(&[4, InterruptKind::External as u8, 0, 0, 0, 0, 0, 0]);
@@ -85,7 +88,7 @@ mod tests {
     #[test]
     fn checksums_and_lengths_hold() {
         for vcpus in [1, 2, 16] {
-            let bytes = mp_table(0x9_fc00, vcpus);
+            let bytes = mp_table(0x9_fc00, vcpus, 0..24);
             let sum = |bytes: &[u8]| bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
             assert_eq!(sum(&bytes[..16]), 0);
             let length = usize::from(u16::from_le_bytes([bytes[20], bytes[21]]));
