@@ -12,11 +12,15 @@ use vm_memory::{GuestMemory as _, Permissions};
 
 use crate::GuestMemory;
 
-/// The most buffers that a chain may have: what Linux's drivers use at most is 258.
+/// The most buffers that a chain may have, empty ones included, since each costs a look at it: what
+/// Linux's drivers use at most is 258.
 const MOST_BUFFERS: usize = 1024;
 /// The most bytes that a chain's buffers may have together: what Linux's drivers use at most is a
 /// few MiB. It also keeps every sum of lengths here far from overflowing.
 const MOST_BYTES: usize = 64 << 20;
+// The sum before the last descriptor, and that descriptor; and all that is told of as written.
+const _: () = assert!(MOST_BYTES <= usize::MAX - u32::MAX as usize);
+const _: () = assert!(2 * MOST_BYTES < u32::MAX as usize);
 
 /// The buffers of one descriptor chain: first those that the device reads, then those it writes.
 ///
@@ -89,7 +93,10 @@ impl ChainBuffers {
         chain: DescriptorChain<&GuestMemory>,
     ) -> Result<(), ChainError> {
         let mut unfinished = true;
-        for descriptor in chain {
+        for (index, descriptor) in chain.enumerate() {
+            if index >= MOST_BUFFERS {
+                return Err(ChainError::TooLong);
+            }
             unfinished = descriptor.has_next();
             let (buffers, length, access) = if descriptor.is_write_only() {
                 (&mut self.writable, &mut self.writable_length, Permissions::Write)
@@ -110,9 +117,6 @@ impl ChainBuffers {
                 let slice = slice.map_err(|_| outside())?;
                 let base = slice.ptr_guard_mut().as_ptr().cast();
                 buffers.push(libc::iovec { iov_base: base, iov_len: slice.len() });
-            }
-            if self.readable.len() + self.writable.len() > MOST_BUFFERS {
-                return Err(ChainError::TooLong);
             }
         }
         if unfinished { Err(ChainError::Broken) } else { Ok(()) }

@@ -163,6 +163,9 @@ fn chains_have_bounds() {
     many(4, 16 << 20).unwrap();
     assert_eq!(many(5, 16 << 20).unwrap_err(), ChainError::TooLong);
     assert_eq!(many(1024, 16 << 20).unwrap_err(), ChainError::TooLong);
+    // Nor may there be any number of empty ones: 65535 a chain, they keep a device from all else.
+    many(1024, 0).unwrap();
+    assert_eq!(many(1025, 0).unwrap_err(), ChainError::TooLong);
 }
 
 #[test]
