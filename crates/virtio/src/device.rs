@@ -217,6 +217,8 @@ pub struct ActiveQueues {
 
 /// The most chains of a queue that are served before the device listens to anybody else.
 const MOST_AT_ONCE: usize = 1024;
+/// The most bytes in their buffers: a disk copies that much in some dozen milliseconds.
+const MOST_BYTES_AT_ONCE: usize = 64 << 20;
 
 impl ActiveQueues {
     /// Queues in use.
@@ -258,7 +260,11 @@ impl ActiveQueues {
         mut serve: impl FnMut(&GuestMemory, &mut ChainBuffers) -> Result<u32, Fault>,
     ) -> Result<(), Fault> {
         let memory = Arc::clone(&self.memory);
+        let mut bytes = 0;
         for _ in 0..MOST_AT_ONCE {
+            if bytes >= MOST_BYTES_AT_ONCE {
+                break;
+            }
             let Some(head) = self.pop(queue, &memory, buffers)? else {
                 self.notify(queue)?;
                 if self.listen(queue)? {
@@ -266,6 +272,7 @@ impl ActiveQueues {
                 }
                 return Ok(());
             };
+            bytes += buffers.readable_length() + buffers.writable_length();
             let written = serve(&memory, buffers)?;
             self.give_back(queue, head, written)?;
         }

@@ -247,6 +247,50 @@ fn offsets_at_every_boundary() {
     }
 }
 
+/// All that there is on small disks, by the rule itself: every byte is one of the disk's.
+#[test]
+fn offsets_of_all_small_transfers() {
+    for sectors in 0..=24 {
+        for sector in 0..=26 {
+            for length in (0..=26 * 512).filter(|length| (length + 1) % 512 < 3) {
+                let whole = length % 512 == 0 && sector <= sectors;
+                let inside = (0..length / 512).all(|index| sector + index < sectors);
+                let expected = (whole && inside).then_some(sector * 512);
+                assert_eq!(byte_offset(sectors, sector, length), expected);
+            }
+        }
+    }
+}
+
+/// However much the driver has in the queue, a device that is to be paused gets to hear of it.
+#[test]
+fn a_turn_is_bounded_by_bytes() {
+    let image = tempfile::tempfile().unwrap();
+    image.set_len(64 << 20).unwrap();
+    let settings = BlockSettings { image, writing: WRITABLE, name: String::new() };
+    let mut bench = Bench::new(Block::new(settings).unwrap());
+    let piece = writable(DATA, 16 << 20);
+    let rest = writable(DATA, (16 << 20) - 512);
+    let chain = [header(&bench, IN, 0), piece, piece, piece, rest, writable(STATUS, 1)];
+    for _ in 0..3 {
+        bench.rings[0].offer(&bench.memory, &chain);
+    }
+    let mut turns = 0;
+    let mut served = 0;
+    while served < 3 {
+        bench.device.queue_kicked(0, &mut bench.active, &bench.poller).unwrap();
+        turns += 1;
+        let before = served;
+        while bench.rings[0].take(&bench.memory).is_some() {
+            served += 1;
+        }
+        assert!((1..=2).contains(&(served - before)), "{served} after {before}");
+        let again: Vec<_> = bench.active.take_unfinished().collect();
+        assert!(served == 3 || again == [0], "it comes back for the rest");
+    }
+    assert!(turns >= 2);
+}
+
 proptest! {
     #[test]
     fn requests_may_be_cut_into_any_descriptors(
