@@ -10,7 +10,7 @@ use costrel_image::{ImageStore, RegistryConfig, StoreSettings};
 use costrel_rootfs::Stager;
 use costrel_sandbox::Host;
 use costrel_vmm::{JailReport, KernelImage, Strictness};
-use costrel_vmm_backends::{BackendChoice, Detection, DetectionSettings};
+use costrel_vmm_backends::{BackendChoice, Detection, DetectionSettings, HugePages};
 
 use crate::{config::Config, environment::Environment, failure::Failure, installation};
 
@@ -50,11 +50,23 @@ pub(crate) fn detect(
     Ok(Detection::detect(&DetectionSettings {
         choice,
         vmm: installation::vmm(environment)?,
+        huge_pages: huge_pages(environment)?,
         qemu: environment.get("COSTREL_QEMU").map(Into::into),
         path: environment.get("PATH").map(ToOwned::to_owned),
         cache: environment.cache(),
         strictness,
     }))
+}
+
+/// Whether guests' memory is in huge pages: `COSTREL_HUGE_PAGES`.
+fn huge_pages(environment: &Environment) -> Result<HugePages, Failure> {
+    match environment.text("COSTREL_HUGE_PAGES") {
+        None | Some("transparent") => Ok(HugePages::Transparent),
+        Some("never") => Ok(HugePages::Never),
+        Some(other) => Err(Failure::usage(format!(
+            "COSTREL_HUGE_PAGES is {other:?}: it must be `transparent` or `never`"
+        ))),
+    }
 }
 
 /// How strictly machines are to be isolated: by the option, by the environment, or by the file.

@@ -3,7 +3,7 @@
 use std::{ffi::OsString, fmt, path::PathBuf, sync::Arc};
 
 use costrel_vmm::{Backend, JailReport, Strictness};
-use costrel_vmm_kvm::{KvmBackend, KvmSettings, ProgramError};
+use costrel_vmm_kvm::{HugePages, KvmBackend, KvmSettings, ProgramError};
 use costrel_vmm_qemu::{FindError, QemuBackend, QemuSearch};
 
 use crate::kvm::KvmVerdict;
@@ -27,6 +27,8 @@ pub struct DetectionSettings {
     pub choice: BackendChoice,
     /// The program `costrel-vmm`, which runs machines on KVM.
     pub vmm: PathBuf,
+    /// Whether guests' memory is in huge pages on KVM.
+    pub huge_pages: HugePages,
     /// QEMU's program, where the user names one.
     pub qemu: Option<PathBuf>,
     /// The value of `PATH`, where QEMU is looked for otherwise.
@@ -137,6 +139,7 @@ impl Detection {
             vmm: KvmBackend::new(KvmSettings {
                 program: settings.vmm.clone(),
                 strictness: settings.strictness,
+                huge_pages: settings.huge_pages,
             })
             .map(Arc::new)
             .map_err(Arc::new),
@@ -305,7 +308,11 @@ mod tests {
         let search = QemuSearch { program: None, path: Some(path.into()) };
         let qemu = QemuBackend::find(&search).map(Arc::new).map_err(Arc::new);
         let strictness = Strictness::Warn;
-        let vmm = KvmBackend::new(KvmSettings { program: vmm.into(), strictness });
+        let vmm = KvmBackend::new(KvmSettings {
+            program: vmm.into(),
+            strictness,
+            huge_pages: HugePages::default(),
+        });
         let vmm = vmm.map(Arc::new).map_err(Arc::new);
         Detection { choice, strictness, kvm, vmm, qemu }
     }

@@ -11,6 +11,7 @@ compile_error!("there are backends for Linux on x86-64 only, so far");
 mod detection;
 mod kvm;
 
+pub use costrel_vmm_kvm::HugePages;
 pub use costrel_vmm_process::{Leftover, end_leftover};
 pub use detection::{BackendChoice, Detection, DetectionSettings, Fact, NoBackend, Standing};
 pub use kvm::{GuestStep, GuestStop, KvmFailure, KvmVerdict};

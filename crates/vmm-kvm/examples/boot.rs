@@ -12,7 +12,7 @@ use costrel_vmm::{
     Backend as _, Console, Disk, DiskAccess, DiskName, GuestPort, KernelImage, MachineSpec, Memory,
     Strictness, VcpuCount,
 };
-use costrel_vmm_kvm::{KvmBackend, KvmSettings};
+use costrel_vmm_kvm::{HugePages, KvmBackend, KvmSettings};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -51,7 +51,11 @@ async fn run() -> Outcome<()> {
     if port.is_some() {
         kernel_arguments.remove(0);
     }
-    let backend = KvmBackend::new(KvmSettings { program, strictness: Strictness::Warn })?;
+    let backend = KvmBackend::new(KvmSettings {
+        program,
+        strictness: Strictness::Warn,
+        huge_pages: HugePages::default(),
+    })?;
     let machine = backend
         .boot(&MachineSpec {
             vcpus,

@@ -18,6 +18,7 @@ use costrel_vmm_process::{FileView, GroupSpec, JailSpec, MonitorSpec, ResourceLi
 use tokio::sync::oneshot;
 
 use crate::{
+    HugePages,
     control::{Event, Request},
     supervisor::{Plan, say, spawn_error, supervise},
 };
@@ -33,6 +34,8 @@ pub struct KvmSettings {
     pub program: PathBuf,
     /// What is done where a part of the jail cannot be had.
     pub strictness: Strictness,
+    /// Whether guests' memory is in huge pages.
+    pub huge_pages: HugePages,
 }
 
 /// KVM on this host.
@@ -125,6 +128,7 @@ impl Backend for KvmBackend {
             kvm: open_device()?,
             program: self.settings.program.clone(),
             strictness: self.settings.strictness,
+            huge_pages: self.settings.huge_pages,
             spec: spec.clone(),
         };
         let (sender, started) = oneshot::channel();

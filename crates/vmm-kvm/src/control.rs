@@ -33,6 +33,7 @@ pub(crate) struct Order {
     pub(crate) kvm: RawFd,
     pub(crate) vcpus: u8,
     pub(crate) memory_bytes: u64,
+    pub(crate) huge_pages: HugePages,
     pub(crate) kernel: RawFd,
     /// Where PVH enters it, a guest physical address.
     pub(crate) kernel_entry: u32,
@@ -48,6 +49,21 @@ pub(crate) struct Order {
     pub(crate) console_limit: u64,
     /// What is done where a part of the jail cannot be had.
     pub(crate) strictness: Strictness,
+}
+
+/// Whether a guest's memory is in huge pages where the host has them to give.
+///
+/// With them a guest that touches its memory makes a page fault for each 2 MiB instead of each
+/// 4 KiB and misses fewer translations, and what it touches sparsely takes more of the host's
+/// memory: after a boot about 34 MiB instead of 22.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HugePages {
+    /// Asked for (`MADV_HUGEPAGE`).
+    #[default]
+    Transparent,
+    /// Never (`MADV_NOHUGEPAGE`).
+    Never,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -20,3 +20,4 @@ pub mod vmm;
 mod vsock;
 
 pub use backend::{KvmBackend, KvmSettings, ProgramError};
+pub use control::HugePages;

@@ -26,6 +26,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
+    HugePages,
     control::{Event, Order, OrderedAccess, OrderedDisk, Request},
     machine::{Commands, KvmMachine, Shared},
     vsock::VsockSocket,
@@ -36,6 +37,7 @@ pub(crate) struct Plan {
     pub(crate) kvm: File,
     pub(crate) program: PathBuf,
     pub(crate) strictness: Strictness,
+    pub(crate) huge_pages: HugePages,
     pub(crate) spec: MachineSpec,
 }
 
@@ -81,7 +83,7 @@ const STDERR_BYTES: usize = 2 << 10;
 
 impl Supervised {
     fn start(plan: Plan) -> Result<Self, BootError> {
-        let Plan { kvm, program, strictness, spec } = plan;
+        let Plan { kvm, program, strictness, huge_pages, spec } = plan;
         let (kernel, layout) = spec.kernel.open(spec.memory)?;
         let disks = spec.disks.iter().map(Disk::open).collect::<Result<Vec<_>, _>>()?;
         let vsock = VsockSocket::new(&spec.directory).map_err(|source| BootError::File {
@@ -97,7 +99,11 @@ impl Supervised {
         })?;
         let (control, theirs) = UnixStream::pair().map_err(host("make a pair of sockets"))?;
 
-        let order = order(&spec, strictness, layout, [&kvm, &kernel, &console], &disks, &listener);
+        let order = Order {
+            strictness,
+            huge_pages,
+            ..order(&spec, layout, [&kvm, &kernel, &console], &disks, &listener)
+        };
         let mut inherited: Vec<BorrowedFd<'_>> =
             vec![kvm.as_fd(), kernel.as_fd(), console.as_fd(), listener.as_fd(), theirs.as_fd()];
         inherited.extend(disks.iter().map(File::as_fd));
@@ -317,7 +323,6 @@ fn file_size_limit(spec: &MachineSpec, disks: &[File]) -> u64 {
 
 fn order(
     spec: &MachineSpec,
-    strictness: Strictness,
     layout: KernelLayout,
     [kvm, kernel, console]: [&File; 3],
     disks: &[File],
@@ -335,7 +340,8 @@ fn order(
         vsock: vsock.as_raw_fd(),
         console: console.as_raw_fd(),
         console_limit: spec.console.limit,
-        strictness,
+        strictness: Strictness::default(),
+        huge_pages: HugePages::default(),
     }
 }
 
@@ -356,6 +362,10 @@ fn kernel_arguments(spec: &MachineSpec) -> String {
     let mut arguments = "console=ttyS0 reboot=k panic=-1 quiet no_timer_check tsc=reliable \
         8250.nr_uarts=1 root=/dev/vda ro rootfstype=ext4 costrel.transport=vsock"
         .to_owned();
+    if spec.vcpus.get() == 1 {
+        // Lock prefixes are not worth patching out where they cost nothing.
+        arguments.push_str(" noreplace-smp");
+    }
     for argument in &spec.kernel_arguments {
         arguments.push(' ');
         arguments.push_str(argument);

@@ -123,7 +123,7 @@ impl Bare {
     pub(crate) fn load(self) -> Result<Loaded, BuildError> {
         let Self { order, kvm, vm } = self;
         let template = VcpuTemplate::new(&kvm, &vm, order.vcpus)?;
-        let memory = Arc::new(memory::map(order.memory_bytes)?);
+        let memory = Arc::new(memory::map(order.memory_bytes, order.huge_pages)?);
         memory::give(&vm, &memory)?;
         kernel::load(&memory, &take(order.kernel)?, &order.kernel_segments)?;
         let arguments = kernel_arguments(&order);

@@ -128,3 +128,89 @@ fn argument(number: u8, value: u64) -> io::Result<SeccompRule> {
 fn rule(condition: Result<SeccompCondition, seccompiler::BackendError>) -> io::Result<SeccompRule> {
     SeccompRule::new(vec![condition.map_err(io::Error::other)?]).map_err(io::Error::other)
 }
+
+#[cfg(test)]
+#[expect(unsafe_code, reason = "a child process is made to try what kills it")]
+mod tests {
+    use super::*;
+
+    /// Has a child enter the filter and make a call. The signal that ended it, if one did.
+    fn ended_by(filter: &Filter, call: impl Fn()) -> Option<libc::c_int> {
+        // SAFETY: the child makes system calls only and ends by one.
+        match unsafe { libc::fork() } {
+            -1 => panic!("cannot fork: {}", io::Error::last_os_error()),
+            0 => {
+                if filter.apply().is_ok() {
+                    call();
+                }
+                // SAFETY: it ends the child without a word to the test harness.
+                unsafe { libc::_exit(0) }
+            }
+            child => {
+                let mut status = 0;
+                // SAFETY: the child is ours, and the status lives here.
+                let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+                assert_eq!(waited, child);
+                libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status))
+            }
+        }
+    }
+
+    fn all() -> [(&'static str, Filter); 5] {
+        let Filters { main, vcpu, block, vsock, entropy } = Filters::new().unwrap();
+        [("main", main), ("vcpu", vcpu), ("block", block), ("vsock", vsock), ("entropy", entropy)]
+    }
+
+    fn syscall(number: libc::c_long, arguments: [libc::c_long; 3]) {
+        let [a, b, c] = arguments;
+        // SAFETY: none of the calls in these tests does anything with these arguments but fail.
+        unsafe { libc::syscall(number, a, b, c) };
+    }
+
+    #[test]
+    fn what_no_thread_may_do_kills() {
+        for (name, filter) in all() {
+            for (call, arguments) in [
+                (libc::SYS_openat, [-1, 0, 0]),
+                (libc::SYS_socket, [0, 0, 0]),
+                (libc::SYS_execve, [0, 0, 0]),
+                (libc::SYS_clone3, [0, 0, 0]),
+                (libc::SYS_ptrace, [-1, 0, 0]),
+                (libc::SYS_kill, [0, 0, 0]),
+                (libc::SYS_mprotect, [0, 0, libc::PROT_EXEC.into()]),
+                (libc::SYS_mmap, [0, 0, (libc::PROT_EXEC | libc::PROT_READ).into()]),
+                // KVM_CREATE_VM
+                (libc::SYS_ioctl, [-1, 0xae01, 0]),
+            ] {
+                let signal = ended_by(&filter, || syscall(call, arguments));
+                assert_eq!(signal, Some(libc::SIGSYS), "{name}: system call {call}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_thread_may_do_its_own_work_and_no_other_s() {
+        let own = [
+            ("main", libc::SYS_ppoll, [0, 0, 0]),
+            ("vcpu", libc::SYS_ioctl, [-1, libc::c_long::try_from(KVM_RUN).unwrap(), 0]),
+            ("block", libc::SYS_pwritev, [-1, 0, 0]),
+            ("vsock", libc::SYS_accept4, [-1, 0, 0]),
+            ("entropy", libc::SYS_getrandom, [0, 0, 0]),
+        ];
+        for (name, filter) in all() {
+            for (whose, call, arguments) in own {
+                let signal = ended_by(&filter, || {
+                    // Waits for nothing, since something is wrong with the arguments.
+                    if call == libc::SYS_ppoll {
+                        syscall(call, [0, libc::c_long::MAX, 0]);
+                    } else {
+                        syscall(call, arguments);
+                    }
+                });
+                let allowed = name == whose || (name, whose) == ("vsock", "entropy");
+                assert_eq!(signal.is_none(), allowed, "{name}: {whose}'s system call {call}");
+            }
+            assert_eq!(ended_by(&filter, || syscall(libc::SYS_getpid, [0; 3])), None);
+        }
+    }
+}
