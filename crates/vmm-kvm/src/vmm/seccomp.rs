@@ -66,6 +66,7 @@ const VSOCK: &[i64] = &[
     libc::SYS_sendmsg,
     libc::SYS_sendto,
     libc::SYS_shutdown,
+    libc::SYS_timerfd_settime,
     libc::SYS_getrandom,
 ];
 const ENTROPY: &[i64] = &[libc::SYS_getrandom];
@@ -79,15 +80,10 @@ impl Filters {
             main: filter(&[MAIN, &[libc::SYS_tgkill]], Vec::new())?,
             vcpu: filter(&[VCPU], vec![(libc::SYS_ioctl, vec![argument(1, KVM_RUN)?])])?,
             block: filter(&[EVENT_LOOP, BLOCK], Vec::new())?,
-            vsock: filter(&[EVENT_LOOP, VSOCK], fcntl_and_nonblocking()?)?,
+            vsock: filter(&[EVENT_LOOP, VSOCK], Vec::new())?,
             entropy: filter(&[EVENT_LOOP, ENTROPY], Vec::new())?,
         })
     }
-}
-
-/// Sets a socket's flags, nothing else of `ioctl`.
-fn fcntl_and_nonblocking() -> io::Result<Vec<(i64, Vec<SeccompRule>)>> {
-    Ok(vec![(libc::SYS_ioctl, vec![argument(1, libc::FIONBIO)?])])
 }
 
 fn filter(lists: &[&[i64]], special: Vec<(i64, Vec<SeccompRule>)>) -> io::Result<Filter> {
