@@ -145,6 +145,7 @@ impl Backend for KvmBackend {
 
 /// What can be known before anything is started.
 fn check(spec: &MachineSpec) -> Result<(), BootError> {
+    spec.check()?;
     let given = spec.disks.len();
     if given > MOST_DISKS {
         return Err(BootError::Limit { what: "disks", given, most: MOST_DISKS });

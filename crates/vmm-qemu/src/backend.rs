@@ -164,6 +164,7 @@ impl Backend for QemuBackend {
     }
 
     async fn boot(&self, spec: &MachineSpec) -> Result<Box<dyn Machine>, BootError> {
+        spec.check()?;
         let plan = Plan {
             program: self.program.clone(),
             spec: spec.clone(),

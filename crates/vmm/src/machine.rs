@@ -178,6 +178,15 @@ pub enum BootError {
         /// Its path.
         path: PathBuf,
     },
+    /// A kernel argument is not one word.
+    #[error(
+        "{argument:?} cannot be a kernel argument: it must be printable ASCII without spaces and \
+         quotes"
+    )]
+    KernelArgument {
+        /// The argument.
+        argument: String,
+    },
     /// The machine asks for more of something than this backend has.
     #[error("the machine has {given} {what}, and this backend can do at most {most}")]
     Limit {

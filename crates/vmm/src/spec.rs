@@ -2,6 +2,8 @@
 
 use std::{fmt, path::PathBuf};
 
+use crate::BootError;
+
 /// A virtual machine to boot. The first disk is the kernel's root file system, `/dev/vda`.
 #[derive(Clone, Debug)]
 pub struct MachineSpec {
@@ -11,7 +13,8 @@ pub struct MachineSpec {
     pub memory: Memory,
     /// The kernel, an ELF `vmlinux` with a PVH note.
     pub kernel: KernelImage,
-    /// Kernel arguments beyond those that the backend itself needs (console, clock, devices).
+    /// Kernel arguments beyond those that the backend itself needs (console, clock, devices): each
+    /// of printable ASCII without spaces and quotes, which would make it several, or part of another.
     pub kernel_arguments: Vec<String>,
     /// Block devices, in the order in which the guest names them: `vda`, `vdb`, ….
     pub disks: Vec<Disk>,
@@ -90,6 +93,21 @@ pub enum SpecError {
     /// Not of the form that [`DiskName`] describes.
     #[error("{0:?} cannot be a disk's serial number")]
     DiskName(String),
+}
+
+impl MachineSpec {
+    /// Looks at what the types leave open. Backends do so before they start anything.
+    ///
+    /// # Errors
+    /// [`BootError::KernelArgument`].
+    pub fn check(&self) -> Result<(), BootError> {
+        let fits = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'');
+        let is_word = |argument: &&String| !argument.is_empty() && argument.bytes().all(fits);
+        match self.kernel_arguments.iter().find(|argument| !is_word(argument)) {
+            Some(argument) => Err(BootError::KernelArgument { argument: argument.clone() }),
+            None => Ok(()),
+        }
+    }
 }
 
 impl VcpuCount {
