@@ -25,6 +25,9 @@ pub enum BootError {
     /// The kernel's arguments could not be read.
     #[error("cannot read the kernel's arguments: {0}")]
     Arguments(#[source] io::Error),
+    /// One of the kernel's arguments is for the agent, and for another one than this.
+    #[error("this agent does not know the kernel argument {0}")]
+    Unknown(String),
     /// The kernel's arguments name no transport that this agent knows.
     #[error("the kernel's arguments name no known costrel.transport: {0:?}")]
     Transport(String),
@@ -50,18 +53,28 @@ pub fn prepare() -> Result<Transport, BootError> {
     mount_at("tmpfs", "/run", MountFlags::NOSUID | MountFlags::NODEV)?;
     loopback_up().map_err(BootError::Loopback)?;
     let arguments = fs::read_to_string("/proc/cmdline").map_err(BootError::Arguments)?;
-    let transport = arguments
-        .split_ascii_whitespace()
-        .filter_map(|argument| argument.strip_prefix("costrel.transport="))
-        .next_back()
-        .unwrap_or_default();
+    transport(&arguments)
+}
+
+/// Reads what of the kernel's arguments is for the agent: a host that says more than it understands
+/// must not be half obeyed.
+fn transport(arguments: &str) -> Result<Transport, BootError> {
+    let mut transport = "";
+    let ours = |argument: &&str| argument.starts_with("costrel.");
+    for argument in arguments.split_ascii_whitespace().filter(ours) {
+        match argument.strip_prefix("costrel.transport=") {
+            Some(name) => transport = name,
+            None => return Err(BootError::Unknown(argument.to_owned())),
+        }
+    }
     Transport::parse(transport).ok_or_else(|| BootError::Transport(transport.to_owned()))
 }
 
 /// Puts a line on the kernel's console.
 pub fn say(message: &str) {
     if let Ok(mut console) = fs::OpenOptions::new().write(true).open("/dev/kmsg") {
-        let _ = writeln!(console, "<2>vminitd: {message}");
+        // In one write: each is a message of its own, with a level of its own.
+        let _ = console.write_all(format!("<2>vminitd: {message}\n").as_bytes());
     }
 }
 
@@ -96,4 +109,32 @@ fn loopback_up() -> io::Result<()> {
     request.extend(IFF_UP.to_ne_bytes());
     rustix::net::send(&socket, &request, SendFlags::empty())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        let vsock = "quiet costrel.transport=vsock init=/sbin/vminitd other.foo=1\n";
+        assert_eq!(transport(vsock).unwrap(), Transport::Vsock);
+        let last = "costrel.transport=vsock costrel.transport=virtio-serial";
+        assert_eq!(transport(last).unwrap(), Transport::VirtioSerial);
+        for (arguments, complaint) in [
+            (
+                "costrel.transport=vsock costrel.foo=1",
+                "does not know the kernel argument costrel.foo=1",
+            ),
+            (
+                "costrel.foo costrel.transport=vsock",
+                "does not know the kernel argument costrel.foo",
+            ),
+            ("quiet", "name no known costrel.transport: \"\""),
+            ("costrel.transport=pigeon", "name no known costrel.transport: \"pigeon\""),
+        ] {
+            let error = transport(arguments).unwrap_err().to_string();
+            assert!(error.contains(complaint), "{error}");
+        }
+    }
 }
