@@ -18,7 +18,8 @@ if (($# == 0)); then
     set -- costrel-vminitd costrel-vmm-process costrel-vmm-kvm
     # …and those end-to-end tests that boot machines.
     set -- "$@" isolation= sandbox= instance= functions_rust= \
-        bad_input=a_guest_,a_kernel_,a_blob_that_rots,a_backend,no_qemu killed= functions_python=
+        bad_input=a_guest_,a_kernel_,a_blob_that_rots,a_backend,no_qemu killed= functions_python= \
+        hostile=
 fi
 
 if ! tests/kvm-lab/kvm-lab check $memory; then
