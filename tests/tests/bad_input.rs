@@ -3,11 +3,15 @@
 
 use std::{
     fs,
+    os::unix::{fs::chown, process::CommandExt as _},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Output},
 };
 
-use costrel_tests::{Costrel, Home, Run, kvm_works, processes_below, python_image, skipped};
+use costrel_tests::{
+    Costrel, Home, Run, installation, kernel, kvm_works, processes_below, python_image,
+    rust_function, skipped,
+};
 
 /// Runs it in a home of its own; afterwards there is no sandbox, no draft and no process.
 fn refused(code: i32, says: &[&str], call: impl FnOnce(&Home) -> Costrel) -> Run {
@@ -221,7 +225,65 @@ fn a_backend_that_cannot_be_had() {
     if kvm_works() {
         return skipped("a machine without a KVM that works");
     }
-    refused(1, &["KVM"], |home| Costrel::rust_case(home, "{}").env("COSTREL_BACKEND", "kvm"));
+    let says = ["the KVM backend was asked for, and cannot be had: ", "/dev/kvm"];
+    refused(1, &says, |home| Costrel::rust_case(home, "{}").env("COSTREL_BACKEND", "kvm"));
+}
+
+/// One who may not open /dev/kvm is told who may, and gets emulation where nothing else is asked for.
+#[test]
+fn a_kvm_that_is_for_others() {
+    const NOBODY: u32 = 65534;
+    let nobody = |program: &Path| {
+        let mut command = Command::new(program);
+        command.uid(NOBODY).gid(NOBODY).env_clear();
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command
+    };
+    if !rustix::process::geteuid().is_root() || !Path::new("/dev/kvm").exists() {
+        return skipped("root, who can become somebody else, and /dev/kvm");
+    }
+    let opens = nobody(Path::new("/bin/sh")).args(["-c", ": <>/dev/kvm"]).output().unwrap();
+    if opens.status.success() {
+        return skipped("a /dev/kvm that not everybody may open");
+    }
+    let home = Home::private();
+    chown(home.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    // An installation, and a function, where that user can reach them.
+    let copied = |from: &Path, to: &str| {
+        let to = home.path().join(to);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(from, &to).unwrap();
+        to
+    };
+    for name in ["lib/costrel/vminitd", "lib/costrel/costrel-vmm", "lib/costrel/vmlinux"] {
+        copied(&installation().join(name), name);
+    }
+    let program = copied(&installation().join("bin/costrel"), "bin/costrel");
+    let function = copied(&rust_function(), "function.zip");
+    let costrel = |backend: &str, arguments: &[&str]| -> Output {
+        let mut command = nobody(&program);
+        command.env("HOME", home.path()).env("COSTREL_BACKEND", backend).args(arguments);
+        command.output().unwrap()
+    };
+    let invoke =
+        ["invoke", "--runtime", "provided.al2023", "--code", function.to_str().unwrap(), "{}"];
+    let refused = costrel("kvm", &invoke);
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{error}");
+    assert!(error.contains("cannot be had: /dev/kvm is for "), "{error}");
+    assert!(
+        error.contains("; join the group ") || error.contains("; give a group access"),
+        "{error}"
+    );
+
+    let doctor = String::from_utf8(costrel("auto", &["doctor"]).stdout).unwrap();
+    assert!(doctor.contains("--  KVM      /dev/kvm is for "), "{doctor}");
+    assert!(doctor.contains("ok  backend  emulated, since KVM cannot be used here"), "{doctor}");
+    // In a machine that is emulated itself, emulation takes minutes.
+    if !kvm_works() {
+        let run = costrel("auto", &invoke);
+        assert!(run.status.success(), "{run:?}");
+    }
 }
 
 #[test]
@@ -235,6 +297,40 @@ fn a_kernel_that_is_none() {
     refused(1, &["vmlinux", "ELF"], |home| {
         Costrel::rust_case(home, "{}").with(["--kernel", &path.to_string_lossy()])
     });
+}
+
+#[test]
+fn a_kernel_that_is_damaged() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("vmlinux");
+    let call = |home: &Home| {
+        let kernel = path.to_string_lossy();
+        Costrel::rust_case(home, "{}").with(["--memory", "128", "--kernel", &kernel])
+    };
+    let whole = fs::read(kernel()).unwrap();
+    fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    refused(1, &["vmlinux is not a bootable kernel", "truncated"], call);
+    fs::write(&path, &whole[..40]).unwrap();
+    refused(1, &["vmlinux is not a bootable kernel"], call);
+    fs::write(&path, "").unwrap();
+    refused(1, &["vmlinux is not a bootable kernel"], call);
+
+    // Its first segment claims 8 GiB.
+    let mut greedy = whole;
+    let headers = usize::from_le_bytes(greedy[32..40].try_into().unwrap());
+    let loads = |at: &usize| greedy[*at..*at + 4] == 1_u32.to_le_bytes();
+    let first = (headers..).step_by(56).find(loads).unwrap();
+    greedy[first + 40..first + 48].copy_from_slice(&(8_u64 << 30).to_le_bytes());
+    fs::write(&path, &greedy).unwrap();
+    refused(1, &["vmlinux needs 82", "MiB of memory for itself alone, and the machine has "], call);
+}
+
+#[test]
+fn a_guest_with_the_least_memory_boots() {
+    let home = Home::private();
+    let run = Costrel::rust_case(&home, r#"{"case":"hello"}"#).with(["--memory", "128"]).run();
+    assert_eq!(run.code, Some(0), "{run:#?}");
+    clean(&home);
 }
 
 /// A guest whose first process ends at once: the kernel panics.
