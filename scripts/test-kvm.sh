@@ -10,15 +10,17 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
-memory=4096
+# Enough for a guest with memory above 4 GiB, where there is as much.
+memory=6656
+tests/kvm-lab/kvm-lab check $memory 2>/dev/null || memory=4096
 limit=${COSTREL_KVM_LAB_SECONDS:-1800}
 
 if (($# == 0)); then
     # The jail, the VMM, and the agent's end of vsock…
     set -- costrel-vminitd costrel-vmm-process costrel-vmm-kvm
     # …and those end-to-end tests that boot machines.
-    set -- "$@" isolation= sandbox= instance= functions_rust= \
-        bad_input=a_guest_,a_kernel_,a_blob_that_rots,a_backend,no_qemu killed= functions_python= \
+    set -- "$@" isolation= sandbox= instance= machine= vsock= functions_rust= \
+        bad_input=a_guest_,a_kernel_,a_kvm_,a_blob_that_rots,a_backend,no_qemu killed= functions_python= \
         hostile=
 fi
 
@@ -35,13 +37,22 @@ trap 'exit 143' TERM HUP
 cargo test --workspace --locked --no-run --quiet --message-format=json >"$work/messages"
 tests/kvm-lab/run-tests.py plan "$work/messages" "$@" >"$work/plan"
 
+# The Python image is staged here, in the home that tests share: in the lab it would take minutes.
+HOME=$target/test-home XDG_DATA_HOME=$target/test-home/data XDG_CACHE_HOME=$target/test-home/cache \
+    XDG_CONFIG_HOME=$target/test-home/config COSTREL_BACKEND=auto \
+    "$target/costrel/bin/costrel" invoke --runtime python3.11 --image "oci:$target/test-inputs/python-image" \
+    --code examples/python-cases --handler cases.echo '{}' >"$work/staged" 2>&1 ||
+    { cat "$work/staged" >&2; exit 1; }
+
 # In the lab all temporary files are on a tmpfs, for its root is an overlay, which lacks what the
-# store asks of a file system; and the tests' shared home is one of the lab's own.
+# store asks of a file system; and the tests' shared home is a copy, one of the lab's own.
 cat >"$work/inside" <<'INSIDE'
 set -euo pipefail
-mkdir -p /dev/shm/tmp "$1/test-home"
+mkdir -p /dev/shm/tmp /dev/shm/home
 mount -t tmpfs -o size=75% tmp /dev/shm/tmp
-mount -t tmpfs -o size=75% home "$1/test-home"
+mount -t tmpfs -o size=75% home /dev/shm/home
+cp -a --sparse=always "$1/test-home/." /dev/shm/home
+mount --move /dev/shm/home "$1/test-home"
 export TMPDIR=/dev/shm/tmp
 "$2/tests/kvm-lab/run-tests.py" run "$3/plan" "$(nproc)" 400
 INSIDE
