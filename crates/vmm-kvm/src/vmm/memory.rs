@@ -21,6 +21,9 @@ use crate::HugePages;
 
 /// What a huge page is on x86-64 and, with pages of 4 KiB, on ARM.
 const HUGE_PAGE: usize = 2 << 20;
+/// What is left unmapped before and behind the memory, at least: no device should ever reach beyond
+/// it, and one that does ends the process instead of changing what is next to it.
+const GUARD: usize = 64 << 10;
 
 /// Maps a machine's memory. Nothing is allocated before the guest uses it.
 pub(crate) fn map(bytes: u64, huge_pages: HugePages) -> Result<GuestMemory, BuildError> {
@@ -42,14 +45,19 @@ fn map_region(
 ) -> Result<GuestRegionMmap<()>, BuildError> {
     const PROTECTION: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
     const FLAGS: libc::c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    let all =
-        length.checked_add(HUGE_PAGE).ok_or_else(|| failed(io::ErrorKind::OutOfMemory.into()))?;
+    let all = length
+        .checked_add(GUARD + HUGE_PAGE + GUARD)
+        .ok_or_else(|| failed(io::ErrorKind::OutOfMemory.into()))?;
     // SAFETY: a new mapping, wherever there is room.
-    let base = unsafe { libc::mmap(std::ptr::null_mut(), all, PROTECTION, FLAGS, -1, 0) };
+    let base = unsafe { libc::mmap(std::ptr::null_mut(), all, libc::PROT_NONE, FLAGS, -1, 0) };
     if base == libc::MAP_FAILED {
         return Err(failed(io::Error::last_os_error()));
     }
-    let address = base.map_addr(|address| address.next_multiple_of(HUGE_PAGE));
+    let address = base.map_addr(|address| (address + GUARD).next_multiple_of(HUGE_PAGE));
+    // SAFETY: the range is within the mapping, which is ours alone.
+    if unsafe { libc::mprotect(address, length, PROTECTION) } != 0 {
+        return Err(failed(io::Error::last_os_error()));
+    }
     let advice = match huge_pages {
         HugePages::Transparent => libc::MADV_HUGEPAGE,
         HugePages::Never => libc::MADV_NOHUGEPAGE,
@@ -77,4 +85,31 @@ pub(crate) fn give(vm: &VmFd, memory: &Arc<GuestMemory>) -> Result<(), BuildErro
             .map_err(BuildError::kvm("give the machine its memory"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_next_to_the_memory() {
+        let memory = map(64 << 20, HugePages::Transparent).unwrap();
+        let region = memory.iter().next().unwrap();
+        let (start, end) = (region.as_ptr().addr(), region.as_ptr().addr() + (64 << 20));
+        assert_eq!(start % HUGE_PAGE, 0);
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let mappings: Vec<_> = maps
+            .lines()
+            .map(|line| {
+                let (range, rest) = line.split_once(' ').unwrap();
+                let (from, to) = range.split_once('-').unwrap();
+                let number = |digits| usize::from_str_radix(digits, 16).unwrap();
+                (number(from)..number(to), rest.starts_with("---p"))
+            })
+            .collect();
+        for guard in [start - GUARD, start - 1, end, end + GUARD - 1] {
+            let (_, is_guard) = mappings.iter().find(|(range, _)| range.contains(&guard)).unwrap();
+            assert!(is_guard, "{guard:#x} in {maps}");
+        }
+    }
 }
