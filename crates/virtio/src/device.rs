@@ -79,7 +79,8 @@ pub enum Fault {
     },
 }
 
-/// The half of a device behind the virtqueues. All of it runs on one thread.
+/// The half of a device behind the virtqueues. All of it runs on one thread. A device that has
+/// nothing to wait for but its queues has no activation, no events and nothing to let go of.
 pub trait Device: Send + 'static {
     /// What is saved of it: all that is not the transport's and cannot be had from the machine's
     /// description.
@@ -93,7 +94,9 @@ pub trait Device: Send + 'static {
     ///
     /// # Errors
     /// [`Fault`].
-    fn activate(&mut self, queues: &mut ActiveQueues, poller: &Poller) -> Result<(), Fault>;
+    fn activate(&mut self, _queues: &mut ActiveQueues, _poller: &Poller) -> Result<(), Fault> {
+        Ok(())
+    }
 
     /// The driver put something into a virtqueue, or may have.
     ///
@@ -112,14 +115,16 @@ pub trait Device: Send + 'static {
     /// As [`Device::queue_kicked`].
     fn event(
         &mut self,
-        token: Token,
-        events: EventSet,
-        queues: &mut ActiveQueues,
-        poller: &Poller,
-    ) -> Result<(), Fault>;
+        _token: Token,
+        _events: EventSet,
+        _queues: &mut ActiveQueues,
+        _poller: &Poller,
+    ) -> Result<(), Fault> {
+        Ok(())
+    }
 
     /// The driver resets the device, or the machine ends. It lets go of whatever it registered.
-    fn reset(&mut self, poller: &Poller);
+    fn reset(&mut self, _poller: &Poller) {}
 
     /// What is to be saved of it. Called only while the machine is paused.
     fn state(&self) -> Self::State;

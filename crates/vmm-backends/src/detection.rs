@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, fmt, path::PathBuf, sync::Arc};
 
-use costrel_vmm::{Backend, JailReport, Strictness};
+use costrel_vmm::{Backend, JailReport, Strictness, with_sources};
 use costrel_vmm_kvm::{HugePages, KvmBackend, KvmSettings, ProgramError};
 use costrel_vmm_qemu::{FindError, QemuBackend, QemuSearch};
 
@@ -287,16 +287,6 @@ impl Detection {
             (Chosen::Emulated(qemu), _, _) => (qemu.name(), chosen_by_user),
         }
     }
-}
-
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -5,24 +5,14 @@ use std::{
     fmt,
     io::{self, Write as _},
     net::Shutdown,
-    os::{fd::OwnedFd, unix::net::UnixStream},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+    os::unix::net::UnixStream,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
 use costrel_vmm::{ByteStream, DialError, Exit, GuestPort, JailReport, Machine, MachineError};
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    process::Signal,
-};
-use tokio::{
-    sync::{oneshot, watch},
-    time::timeout,
-};
+use costrel_vmm_process::MachineOwner;
+use tokio::sync::oneshot;
 
 use crate::{
     control::{Command, Verb},
@@ -35,11 +25,6 @@ pub(crate) struct Shared {
     pub(crate) commands: Commands,
     pub(crate) vsock: VsockSocket,
     ports: Vec<GuestPort>,
-    /// Refers to the process even after it was reaped, so no signal ever hits another.
-    process: OwnedFd,
-    process_id: u32,
-    /// Set before the signal is sent.
-    killed: AtomicBool,
     last_console: Mutex<Option<String>>,
 }
 
@@ -60,38 +45,16 @@ struct Inner {
 /// A machine that was started.
 pub(crate) struct KvmMachine {
     shared: Arc<Shared>,
-    exit: watch::Receiver<Option<Exit>>,
-    isolation: JailReport,
+    process: MachineOwner,
 }
 
-/// Commands take microseconds; this is for a process that does not run at all.
-const OBEDIENCE: Duration = Duration::from_secs(30);
-
 impl Shared {
-    pub(crate) fn new(
-        process: OwnedFd,
-        process_id: u32,
-        commands: Commands,
-        vsock: VsockSocket,
-        ports: Vec<GuestPort>,
-    ) -> Self {
-        let killed = AtomicBool::new(false);
-        Self { commands, vsock, ports, process, process_id, killed, last_console: Mutex::default() }
-    }
-
-    pub(crate) fn was_killed(&self) -> bool {
-        self.killed.load(Ordering::SeqCst)
+    pub(crate) fn new(commands: Commands, vsock: VsockSocket, ports: Vec<GuestPort>) -> Self {
+        Self { commands, vsock, ports, last_console: Mutex::default() }
     }
 
     pub(crate) fn set_last_console(&self, tail: String) {
         *lock(&self.last_console) = Some(tail);
-    }
-
-    /// Kills the process. The supervisor's thread reaps it.
-    fn kill(&self) {
-        self.killed.store(true, Ordering::SeqCst);
-        // Fails only if it has ended.
-        let _ = rustix::process::pidfd_send_signal(&self.process, Signal::KILL);
     }
 }
 
@@ -134,32 +97,12 @@ impl Commands {
 }
 
 impl KvmMachine {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        exit: watch::Receiver<Option<Exit>>,
-        isolation: JailReport,
-    ) -> Self {
-        Self { shared, exit, isolation }
+    pub(crate) fn new(shared: Arc<Shared>, process: MachineOwner) -> Self {
+        Self { shared, process }
     }
 
     async fn command(&self, verb: Verb, name: &'static str) -> Result<String, MachineError> {
-        if let Some(exit) = self.exit.borrow().clone() {
-            return Err(MachineError::Ended(exit));
-        }
-        let failed = |source| MachineError::Command { command: name, source };
-        let answer = match self.shared.commands.send(verb) {
-            Ok(answer) => answer,
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                return Err(MachineError::Ended(self.wait().await));
-            }
-            Err(source) => return Err(failed(source)),
-        };
-        match timeout(OBEDIENCE, answer).await {
-            Ok(Ok(text)) => Ok(text),
-            // Nobody is left to answer.
-            Ok(Err(_)) => Err(MachineError::Ended(self.wait().await)),
-            Err(_) => Err(failed(io::ErrorKind::TimedOut.into())),
-        }
+        self.process.ask(name, || self.shared.commands.send(verb)).await
     }
 }
 
@@ -182,16 +125,11 @@ impl Machine for KvmMachine {
     }
 
     async fn wait(&self) -> Exit {
-        let mut exit = self.exit.clone();
-        let ended = exit.wait_for(Option::is_some).await;
-        ended.ok().and_then(|exit| exit.clone()).unwrap_or_else(|| Exit::Monitor {
-            reason: "the thread that supervised it ended before it".to_owned(),
-        })
+        self.process.wait().await
     }
 
     async fn kill(&self) -> Exit {
-        self.shared.kill();
-        self.wait().await
+        self.process.kill().await
     }
 
     async fn console_tail(&self) -> String {
@@ -202,27 +140,17 @@ impl Machine for KvmMachine {
     }
 
     fn isolation(&self) -> &JailReport {
-        &self.isolation
+        self.process.isolation()
     }
 
     fn process_id(&self) -> u32 {
-        self.shared.process_id
-    }
-}
-
-impl Drop for KvmMachine {
-    fn drop(&mut self) {
-        self.shared.kill();
-        // Whoever drops a machine may end the next moment, and must not leave anything running: it
-        // takes the kernel milliseconds to take a machine apart.
-        let mut ended = [PollFd::new(&self.shared.process, PollFlags::IN)];
-        let _ = poll(&mut ended, Some(&Timespec { tv_sec: 2, tv_nsec: 0 }));
+        self.process.id()
     }
 }
 
 impl fmt::Debug for KvmMachine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KvmMachine").field("exit", &*self.exit.borrow()).finish_non_exhaustive()
+        f.debug_struct("KvmMachine").field("process", &self.process).finish_non_exhaustive()
     }
 }
 

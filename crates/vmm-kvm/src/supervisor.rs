@@ -4,7 +4,7 @@
 //! its parent's: this one lives exactly as long as its machine.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read, Write as _},
     os::{
         fd::{AsFd as _, AsRawFd as _, BorrowedFd},
@@ -16,11 +16,11 @@ use std::{
 };
 
 use costrel_vmm::{
-    BootError, Disk, DiskAccess, Exit, JailReport, KernelLayout, MachineSpec, Strictness, printable,
+    BootError, Disk, DiskAccess, Exit, KernelLayout, MachineSpec, Strictness, printable,
 };
 use costrel_vmm_process::{
-    FileView, GroupSpec, JailSpec, MonitorProcess, MonitorSpec, ResourceLimits, SpawnError,
-    remove_record, spawn,
+    FileView, GroupSpec, JailSpec, MachineOwner, MonitorProcess, MonitorSpec, ProcessHandle,
+    ResourceLimits, SpawnError, remove_record, spawn,
 };
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::sync::{oneshot, watch};
@@ -50,6 +50,8 @@ const OVERHEAD: u64 = 128 << 20;
 /// Threads: main, devices, vCPUs; and room for the kernel's own counting.
 const PROCESSES: u64 = 64;
 const OPEN_FILES: u64 = 4096;
+const OUT_OF_MEMORY: &str =
+    "costrel-vmm was ended, since it needed more memory than its control group may have";
 
 /// The thread's body: from nothing to nothing.
 pub(crate) fn supervise(plan: Plan, started: oneshot::Sender<Started>) {
@@ -74,7 +76,8 @@ struct Supervised {
     /// What the process itself has said of its end.
     ended: Option<Exit>,
     refused: Option<String>,
-    running: Option<JailReport>,
+    /// Once the guest executes.
+    handle: Option<Arc<ProcessHandle>>,
 }
 
 /// Far more than an event can have: the console's last lines are the longest.
@@ -137,18 +140,16 @@ impl Supervised {
         let ready = process
             .record(&spec.directory)
             .and_then(|()| say(&control, &Request::Boot(order)))
-            .and_then(|()| Ok((process.handle()?, control.try_clone()?)));
-        let (handle, commands) = match ready {
-            Ok(ready) => ready,
+            .and_then(|()| control.try_clone());
+        let commands = match ready {
+            Ok(commands) => Commands::new(commands),
             Err(source) => {
                 vsock.remove();
                 return Err(BootError::Host { operation: "talk to costrel-vmm", source });
             }
         };
         let stderr = process.take_stderr().map(File::from);
-        let process_id = process.pid().as_raw_nonzero().get().cast_unsigned();
-        let commands = Commands::new(commands);
-        let shared = Arc::new(Shared::new(handle, process_id, commands, vsock, spec.ports));
+        let shared = Arc::new(Shared::new(commands, vsock, spec.ports));
         Ok(Self {
             process,
             control,
@@ -158,7 +159,7 @@ impl Supervised {
             shared,
             ended: None,
             refused: None,
-            running: None,
+            handle: None,
         })
     }
 
@@ -166,12 +167,11 @@ impl Supervised {
         let (exit_sender, exit) = watch::channel(None);
         let mut started = Some(started);
         while self.listen() {
-            if let Some(own) = self.running.take()
+            if let Some(handle) = &self.handle
                 && let Some(started) = started.take()
             {
-                let mut isolation = self.process.isolation().clone();
-                isolation.merge(own);
-                let machine = KvmMachine::new(Arc::clone(&self.shared), exit.clone(), isolation);
+                let owner = MachineOwner::new(Arc::clone(handle), exit.clone());
+                let machine = KvmMachine::new(Arc::clone(&self.shared), owner);
                 // Fails if the owner lost interest; then the machine is dropped, hence killed.
                 let _ = started.send(Ok(machine));
             }
@@ -247,7 +247,14 @@ impl Supervised {
 
     fn heard(&mut self, line: &[u8]) {
         match serde_json::from_slice(line) {
-            Ok(Event::Running { jail }) => self.running = Some(jail),
+            Ok(Event::Running { jail }) => {
+                let mut isolation = self.process.isolation().clone();
+                isolation.merge(jail);
+                match ProcessHandle::new(&self.process, isolation) {
+                    Ok(handle) => self.handle = Some(Arc::new(handle)),
+                    Err(_) => self.process.kill(),
+                }
+            }
             Ok(Event::Refused { reason }) => self.refused = Some(printable(reason.as_bytes())),
             Ok(Event::Answer { id, text }) => self.shared.commands.answered(id, text),
             Ok(Event::Ended { exit, console }) => {
@@ -275,7 +282,10 @@ impl Supervised {
         match &self.ended {
             // It takes its owner's hang-up for the wish to end.
             Some(exit) => exit.clone(),
-            None if self.shared.was_killed() => Exit::Killed,
+            None if self.handle.as_ref().is_some_and(|it| it.was_killed()) => Exit::Killed,
+            None if self.process.ran_out_of_memory() => {
+                Exit::Monitor { reason: OUT_OF_MEMORY.to_owned() }
+            }
             None => Exit::Monitor { reason: monitor_reason(status, &self.stderr_tail) },
         }
     }
@@ -376,26 +386,10 @@ fn kernel_arguments(spec: &MachineSpec) -> String {
 pub(crate) fn spawn_error(error: SpawnError) -> BootError {
     match error {
         SpawnError::Isolation(error) => BootError::Isolation(error),
-        other => BootError::Monitor { reason: with_sources(&other) },
+        other => BootError::Monitor { reason: costrel_vmm::with_sources(&other) },
     }
-}
-
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 fn host(operation: &'static str) -> impl Fn(io::Error) -> BootError {
     move |source| BootError::Host { operation, source }
-}
-
-/// Removes what an earlier machine may have left under a socket's name.
-pub(crate) fn remove(path: &std::path::Path) {
-    // Mostly there is none; where one can't be removed, `bind` says so.
-    let _ = fs::remove_file(path);
 }

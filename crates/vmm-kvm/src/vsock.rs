@@ -3,58 +3,39 @@
 
 use std::{
     io,
-    os::{
-        fd::{AsRawFd as _, OwnedFd},
-        unix::net::UnixListener,
-    },
-    path::{Path, PathBuf},
+    os::unix::net::UnixListener,
+    path::Path,
     time::{Duration, Instant},
 };
 
 use costrel_vmm::GuestPort;
-use rustix::fs::{CWD, Mode, OFlags};
+use costrel_vmm_process::SocketDirectory;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
 };
 
-use crate::supervisor::remove;
-
 /// Where it is.
 #[derive(Debug)]
 pub(crate) struct VsockSocket {
-    path: PathBuf,
-    directory: OwnedFd,
+    directory: SocketDirectory,
 }
 
 const NAME: &str = "vsock.sock";
-/// `sun_path` holds this many bytes and a NUL.
-const SOCKET_PATH_MOST: usize = 107;
 /// `OK 4294967295\n`
 const ANSWER_MOST: usize = 14;
 
 impl VsockSocket {
     pub(crate) fn new(directory: &Path) -> io::Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let handle = rustix::fs::openat(CWD, directory, flags, Mode::empty())?;
-        Ok(Self { path: directory.join(NAME), directory: handle })
-    }
-
-    /// Its path or, where that is too long for an address, one through the directory's handle.
-    fn address(&self) -> PathBuf {
-        if self.path.as_os_str().len() <= SOCKET_PATH_MOST {
-            return self.path.clone();
-        }
-        PathBuf::from(format!("/proc/self/fd/{}/{NAME}", self.directory.as_raw_fd()))
+        Ok(Self { directory: SocketDirectory::open(directory)? })
     }
 
     pub(crate) fn listen(&self) -> io::Result<UnixListener> {
-        self.remove();
-        UnixListener::bind(self.address())
+        self.directory.listen(NAME)
     }
 
     pub(crate) fn remove(&self) {
-        remove(&self.address());
+        self.directory.remove(NAME);
     }
 
     /// Connects to a port of the guest as soon as anybody listens there.
@@ -71,7 +52,7 @@ impl VsockSocket {
 
     /// None if nobody listens yet.
     async fn try_dial(&self, port: GuestPort) -> io::Result<Option<UnixStream>> {
-        let mut stream = UnixStream::connect(self.address()).await?;
+        let mut stream = UnixStream::connect(self.directory.address(NAME)).await?;
         let asked = stream.write_all(format!("CONNECT {port}\n").as_bytes()).await;
         let mut answer = Vec::with_capacity(ANSWER_MOST);
         while asked.is_ok() && !answer.ends_with(b"\n") && answer.len() < ANSWER_MOST {

@@ -36,13 +36,17 @@ mod clone;
 mod landlocked;
 mod leftover;
 mod namespaces;
+mod owner;
 mod process;
 mod report;
+mod socket;
 mod spawn;
 mod spec;
 
 pub use landlocked::restrict_self;
 pub use leftover::{Leftover, end_leftover, remove_record};
+pub use owner::{MachineOwner, ProcessHandle};
 pub use process::MonitorProcess;
+pub use socket::SocketDirectory;
 pub use spawn::{SpawnError, spawn};
 pub use spec::{FileView, GroupSpec, JailSpec, MonitorSpec, ResourceLimits};

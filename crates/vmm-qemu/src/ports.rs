@@ -1,12 +1,9 @@
 //! The sockets behind a guest's ports: listening ones for QEMU, streams for whoever dials.
 
 use std::{
-    fs, io,
-    os::{
-        fd::{AsRawFd as _, OwnedFd},
-        unix::net::UnixListener,
-    },
-    path::{Path, PathBuf},
+    io,
+    os::unix::net::UnixListener,
+    path::Path,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -14,7 +11,7 @@ use std::{
 };
 
 use costrel_vmm::{DialError, GuestPort};
-use rustix::fs::{CWD, Mode, OFlags};
+use costrel_vmm_process::SocketDirectory;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::UnixStream,
@@ -25,45 +22,30 @@ use tokio::{
 /// A machine's directory, and the ports in it.
 #[derive(Debug)]
 pub(crate) struct Ports {
-    path: PathBuf,
-    directory: OwnedFd,
+    directory: SocketDirectory,
     ports: Vec<(GuestPort, Arc<Semaphore>)>,
 }
 
-/// `sun_path` holds this many bytes and a NUL.
-const SOCKET_PATH_MOST: usize = 107;
+fn name(port: GuestPort) -> String {
+    format!("port-{port}")
+}
 
 impl Ports {
     pub(crate) fn new(directory: &Path, ports: &[GuestPort]) -> io::Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let handle = rustix::fs::openat(CWD, directory, flags, Mode::empty())?;
         // QEMU serves one client a port; the next would wait unseen until the first hangs up.
         let ports = ports.iter().map(|&port| (port, Arc::new(Semaphore::new(1)))).collect();
-        Ok(Self { path: directory.to_owned(), directory: handle, ports })
-    }
-
-    /// The address of a port's socket: its path or, where that is too long for an address, one
-    /// through the directory's handle.
-    fn address(&self, port: GuestPort) -> PathBuf {
-        let name = format!("port-{port}");
-        let path = self.path.join(&name);
-        if path.as_os_str().len() <= SOCKET_PATH_MOST {
-            return path;
-        }
-        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.directory.as_raw_fd()))
+        Ok(Self { directory: SocketDirectory::open(directory)?, ports })
     }
 
     /// Listens on every port. A client that connects from now on waits for QEMU.
     pub(crate) fn listen(&self) -> io::Result<Vec<UnixListener>> {
-        self.remove();
-        self.ports.iter().map(|(port, _)| UnixListener::bind(self.address(*port))).collect()
+        self.ports.iter().map(|(port, _)| self.directory.listen(&name(*port))).collect()
     }
 
     /// Removes the sockets' names.
     pub(crate) fn remove(&self) {
         for (port, _) in &self.ports {
-            // Mostly there is none; where one can't be removed, `bind` says so.
-            let _ = fs::remove_file(self.address(*port));
+            self.directory.remove(&name(*port));
         }
     }
 
@@ -73,7 +55,7 @@ impl Ports {
             return Err(DialError::Undeclared(port));
         };
         let permit = Arc::clone(free).try_acquire_owned().map_err(|_| DialError::Busy(port))?;
-        let address = self.address(port);
+        let address = self.directory.address(&name(port));
         loop {
             match UnixStream::connect(&address).await {
                 Ok(stream) => return Ok(PortStream { stream, _permit: permit }),
@@ -139,13 +121,14 @@ impl AsyncWrite for PortStream {
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+    use std::fs;
+
     use super::*;
 
     #[tokio::test]
-    async fn one_stream_a_port_at_a_time_even_below_a_long_path() {
+    async fn one_stream_a_port_at_a_time() {
         let root = tempfile::tempdir().unwrap();
-        let directory = root.path().join("d".repeat(120));
-        fs::create_dir(&directory).unwrap();
+        let directory = root.path().to_owned();
         let port = GuestPort(7);
         let ports = Ports::new(&directory, &[port]).unwrap();
         let listeners = ports.listen().unwrap();

@@ -12,16 +12,13 @@ use std::{
     },
     path::PathBuf,
     process::ExitStatus,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use costrel_vmm::{
     BootError, ConsoleLog, ConsoleWatch, Disk, Exit, MachineSpec, MeasureName, Standing, Strictness,
 };
-use costrel_vmm_process::{MonitorProcess, remove_record};
+use costrel_vmm_process::{MachineOwner, MonitorProcess, ProcessHandle, remove_record};
 use rustix::event::{PollFd, PollFlags};
 use tokio::sync::{oneshot, watch};
 
@@ -60,6 +57,7 @@ pub(crate) fn supervise(plan: &Plan, started: oneshot::Sender<Started>) {
 struct Launched {
     directory: PathBuf,
     process: MonitorProcess,
+    handle: Arc<ProcessHandle>,
     shared: Arc<Shared>,
     console: Option<UnixStream>,
     console_log: Option<ConsoleLog>,
@@ -91,10 +89,13 @@ impl Launched {
         let sockets = Sockets::pair().map_err(host("make a pair of sockets"))?;
         let qmp_commands = sockets.qmp.try_clone().map_err(host("duplicate a socket"))?;
         let started = start(plan, &ports, &sockets.theirs).and_then(|process| {
+            let mut isolation = process.isolation().clone();
+            // By `-sandbox`, without which it does not run.
+            isolation.set(MeasureName::Seccomp, Standing::with_detail("QEMU's own filter"));
             // A process of which no record can be kept is ended here.
             let handle = process
                 .record(&spec.directory)
-                .and_then(|()| process.handle())
+                .and_then(|()| ProcessHandle::new(&process, isolation))
                 .map_err(host("keep a record of QEMU's process"))?;
             Ok((process, handle))
         });
@@ -111,20 +112,14 @@ impl Launched {
             rustix::io::ioctl_fionbio(stderr, true)
                 .map_err(|error| host("listen to QEMU")(error.into()))?;
         }
-        let mut isolation = process.isolation().clone();
-        // By `-sandbox`, without which it does not run.
-        isolation.set(MeasureName::Seccomp, Standing::with_detail("QEMU's own filter"));
         Ok(Self {
             directory: spec.directory.clone(),
             shared: Arc::new(Shared {
                 ports,
                 qmp: QmpCommands::new(qmp_commands),
                 console: Mutex::default(),
-                process: handle,
-                process_id: process.pid(),
-                isolation,
-                killed: AtomicBool::new(false),
             }),
+            handle: Arc::new(handle),
             process,
             console: Some(sockets.console),
             console_log: Some(console_log),
@@ -149,7 +144,8 @@ impl Launched {
                 && let Some(started) = started.take()
             {
                 running = None;
-                let machine = QemuMachine { shared: Arc::clone(&self.shared), exit: exit.clone() };
+                let process = MachineOwner::new(Arc::clone(&self.handle), exit.clone());
+                let machine = QemuMachine { shared: Arc::clone(&self.shared), process };
                 // Fails if the owner lost interest; then the machine is dropped, hence killed.
                 let _ = started.send(Ok(machine));
             }
@@ -173,7 +169,7 @@ impl Launched {
     /// that it said is in.
     fn listen(&mut self) -> bool {
         let sources = [
-            Some(self.shared.process.as_fd()),
+            Some(self.handle.as_fd()),
             self.console.as_ref().map(|socket| socket.as_fd()),
             self.qmp.as_ref().map(|socket| socket.as_fd()),
             self.stderr.as_ref().map(|pipe| pipe.as_fd()),
@@ -230,7 +226,7 @@ impl Launched {
             };
             if halted && !self.halted {
                 self.halted = true;
-                self.shared.kill();
+                self.handle.end();
             }
             // Not more at a time, or a flood would drown what QEMU itself says.
             if !to_the_end {
@@ -311,12 +307,13 @@ impl Launched {
             console.words().clone()
         };
         let end = End {
-            killed: self.shared.killed.load(Ordering::SeqCst),
+            killed: self.handle.was_killed(),
             halted: self.halted,
             shutdown_reason: self.shutdown_reason.as_deref(),
             words: &words,
             status,
             stderr: &self.stderr_tail,
+            ran_out_of_memory: self.process.ran_out_of_memory(),
         };
         end.exit()
     }

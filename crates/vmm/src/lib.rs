@@ -16,7 +16,9 @@ pub use console::ConsoleLog;
 pub use console_watch::{ConsoleWatch, LastWords, printable};
 pub use isolation::{IsolationError, JailReport, Measure, MeasureName, Standing, Strictness};
 pub use kernel::{KernelLayout, KernelSegment};
-pub use machine::{Backend, BootError, ByteStream, DialError, Exit, Machine, MachineError};
+pub use machine::{
+    Backend, BootError, ByteStream, DialError, Exit, Machine, MachineError, with_sources,
+};
 pub use spec::{
     Console, Disk, DiskAccess, DiskName, GuestPort, KernelImage, MachineSpec, Memory, SpecError,
     VcpuCount,

@@ -110,6 +110,18 @@ impl fmt::Display for Exit {
     }
 }
 
+/// An error with what caused it, and what caused that, on one line.
+#[must_use]
+pub fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
 /// Why a machine did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {

@@ -7,7 +7,6 @@ use std::{
 };
 
 use rustix::fs::{FallocateFlags, fallocate};
-use vmm_sys_util::epoll::EventSet;
 
 use super::{
     request::{Range, Request, SECTOR},
@@ -15,7 +14,7 @@ use super::{
 };
 use crate::{
     ActiveQueues, ChainBuffers, ChainError, Device, DeviceKind, Fault, GuestMemory, Identity,
-    Poller, Token,
+    Poller,
 };
 
 const FEATURE_SEGMENTS: u64 = 1 << 2;
@@ -133,10 +132,6 @@ impl Device for Block {
         }
     }
 
-    fn activate(&mut self, _active: &mut ActiveQueues, _poller: &Poller) -> Result<(), Fault> {
-        Ok(())
-    }
-
     fn queue_kicked(
         &mut self,
         queue: usize,
@@ -148,18 +143,6 @@ impl Device for Block {
             disk.serve(memory, buffers).map_err(|source| Fault::Chain { queue, source })
         })
     }
-
-    fn event(
-        &mut self,
-        _token: Token,
-        _events: EventSet,
-        _active: &mut ActiveQueues,
-        _poller: &Poller,
-    ) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    fn reset(&mut self, _poller: &Poller) {}
 
     fn state(&self) -> BlockState {
         let writable = self.disk.writing != Writing::Never;

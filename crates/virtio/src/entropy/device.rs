@@ -1,10 +1,9 @@
 //! Fills what the driver gives with the host's random bytes.
 
 use rustix::rand::{GetRandomFlags, getrandom};
-use vmm_sys_util::epoll::EventSet;
 
 use super::state::EntropyState;
-use crate::{ActiveQueues, ChainBuffers, Device, DeviceKind, Fault, Identity, Poller, Token};
+use crate::{ActiveQueues, ChainBuffers, Device, DeviceKind, Fault, Identity, Poller};
 
 /// The device.
 #[derive(Debug, Default)]
@@ -20,10 +19,6 @@ impl Device for Entropy {
 
     fn identity(&self) -> Identity {
         Identity { kind: DeviceKind::Entropy, features: 0, queue_sizes: &[8], config: Vec::new() }
-    }
-
-    fn activate(&mut self, _queues: &mut ActiveQueues, _poller: &Poller) -> Result<(), Fault> {
-        Ok(())
     }
 
     fn queue_kicked(
@@ -45,18 +40,6 @@ impl Device for Entropy {
             Ok(u32::try_from(count).unwrap_or(0))
         })
     }
-
-    fn event(
-        &mut self,
-        _token: Token,
-        _events: EventSet,
-        _active: &mut ActiveQueues,
-        _poller: &Poller,
-    ) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    fn reset(&mut self, _poller: &Poller) {}
 
     fn state(&self) -> EntropyState {
         EntropyState {}

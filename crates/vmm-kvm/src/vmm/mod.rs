@@ -79,7 +79,7 @@ fn run(control: UnixStream) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            control.say(&Event::Refused { reason: with_sources(&error) });
+            control.say(&Event::Refused { reason: costrel_vmm::with_sources(&error) });
             ExitCode::FAILURE
         }
     }
@@ -87,16 +87,6 @@ fn run(control: UnixStream) -> ExitCode {
 
 fn start(order: Order) -> Result<(Running, JailReport), BuildError> {
     build::Bare::new(order)?.load()?.wire()?.start()
-}
-
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 /// Takes an inherited descriptor, if it is one.
