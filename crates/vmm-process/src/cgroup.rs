@@ -9,6 +9,7 @@
 //!           costrel.owner    this process: a group with such children must not have any itself
 //!           costrel-ID       one a machine; removed with it
 //! ```
+//! Where that cannot be had as a whole, all is left as it was.
 
 use std::{
     fs, io,
@@ -67,6 +68,13 @@ impl ControlGroup {
     pub(crate) fn adopt(&self, pid: rustix::process::Pid) -> io::Result<()> {
         fs::write(self.path.join("cgroup.procs"), pid.as_raw_nonzero().to_string())
     }
+
+    /// Whether the kernel has killed a process in it, since it needed more memory than it may have.
+    pub(crate) fn has_run_out_of_memory(&self) -> bool {
+        let events = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
+        let kills = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        kills.is_some_and(|kills| kills != "0")
+    }
 }
 
 impl AsFd for ControlGroup {
@@ -77,8 +85,8 @@ impl AsFd for ControlGroup {
 
 impl Drop for ControlGroup {
     fn drop(&mut self) {
-        // A start that failed has not used it; whatever is still in it keeps it.
-        let _ = fs::remove_dir(&self.path);
+        // Its processes have been waited for, but a kernel may count them a moment longer.
+        let _ = remove(&self.path, Duration::from_millis(100));
     }
 }
 
@@ -116,6 +124,10 @@ impl Delegation {
         if !has_all(&read("cgroup.controllers")) {
             return Err(not("the group at hand lacks the memory or the pids controller"));
         }
+        // The root of all has no such file. Controllers of memory know no groups of threads.
+        if !matches!(read("cgroup.type").trim_end(), "" | "domain") {
+            return Err(not("the group at hand is one of threads"));
+        }
         let is_on = has_all(&read("cgroup.subtree_control"));
         if is_root && !is_marked(group) && !(is_hierarchy_root && is_on) {
             return Err(not("the group at hand is not marked as delegated"));
@@ -127,16 +139,24 @@ impl Delegation {
         if read("cgroup.procs").lines().any(|pid| pid != own) {
             return Err(not("other processes are in the group at hand"));
         }
-        let failed = |error: io::Error| NoGroup::Failed(format!("{}: {error}", group.display()));
         let owner = group.join(OWNER);
-        match fs::create_dir(&owner) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(failed(error));
+        let step_aside = || {
+            match fs::create_dir(&owner) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
             }
-            _ => {}
-        }
-        fs::write(owner.join("cgroup.procs"), own).map_err(failed)?;
-        fs::write(group.join("cgroup.subtree_control"), "+memory +pids").map_err(failed)?;
+            fs::write(owner.join("cgroup.procs"), &own)?;
+            fs::write(group.join("cgroup.subtree_control"), "+memory +pids")
+        };
+        step_aside().map_err(|error| {
+            // Fails where it is there still.
+            let _ = fs::write(group.join("cgroup.procs"), &own);
+            let _ = fs::remove_dir(&owner);
+            match error.kind() {
+                io::ErrorKind::ResourceBusy => not("another process came into the group at hand"),
+                _ => NoGroup::Failed(format!("{}: {error}", group.display())),
+            }
+        })?;
         Ok(Self(group.to_owned()))
     }
 
@@ -171,7 +191,12 @@ pub(crate) fn remove_leftover(path: &Path) -> io::Result<()> {
     }
     // Since Linux 5.14. Whoever was on record is dead anyway.
     let _ = fs::write(path.join("cgroup.kill"), "1");
-    let deadline = Instant::now() + Duration::from_secs(2);
+    remove(path, Duration::from_secs(2))
+}
+
+/// Removes a group as soon as nothing runs in it.
+fn remove(path: &Path, limit: Duration) -> io::Result<()> {
+    let deadline = Instant::now() + limit;
     loop {
         match fs::remove_dir(path) {
             Err(error)
@@ -278,6 +303,10 @@ mod tests {
         let directory = group(&all[1..]);
         let bare = Delegation::at(directory.path(), false, false);
         assert_eq!(reason(bare), "the group at hand lacks the memory or the pids controller");
+        fs::write(directory.path().join("cgroup.controllers"), "memory pids").unwrap();
+        fs::write(directory.path().join("cgroup.type"), "domain threaded\n").unwrap();
+        let threads = Delegation::at(directory.path(), false, false);
+        assert_eq!(reason(threads), "the group at hand is one of threads");
         let nothing = Delegation::at(Path::new("/nonexistent"), false, false);
         assert_eq!(reason(nothing), "none is delegated to this user");
         for directory in [directory, group(&all)] {

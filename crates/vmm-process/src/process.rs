@@ -27,6 +27,7 @@ pub struct MonitorProcess {
     isolation: JailReport,
     status: Option<ExitStatus>,
     group: Option<ControlGroup>,
+    ran_out_of_memory: bool,
 }
 
 impl MonitorProcess {
@@ -42,6 +43,7 @@ impl MonitorProcess {
             isolation: JailReport::default(),
             status: None,
             group,
+            ran_out_of_memory: false,
         }
     }
 
@@ -110,8 +112,20 @@ impl MonitorProcess {
         let status = answer.as_ref().map(exit_status).unwrap_or_default();
         self.status = Some(status);
         // Empty now, hence removable.
-        self.group = None;
+        if let Some(group) = self.group.take() {
+            let was_killed = status.signal() == Some(Signal::KILL.as_raw());
+            self.ran_out_of_memory = was_killed && group.has_run_out_of_memory();
+        }
         Ok(status)
+    }
+
+    /// Whether the kernel has killed it, since it needed more memory than [`GroupSpec::memory`].
+    /// Known once [`MonitorProcess::wait`] has returned.
+    ///
+    /// [`GroupSpec::memory`]: crate::GroupSpec::memory
+    #[must_use]
+    pub fn ran_out_of_memory(&self) -> bool {
+        self.ran_out_of_memory
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) struct End<'a> {
     pub(crate) words: &'a LastWords,
     pub(crate) status: &'a io::Result<ExitStatus>,
     pub(crate) stderr: &'a [u8],
+    pub(crate) ran_out_of_memory: bool,
 }
 
 impl End<'_> {
@@ -32,6 +33,10 @@ impl End<'_> {
     }
 
     fn monitor_reason(&self) -> String {
+        if self.ran_out_of_memory {
+            return "QEMU was ended, since it needed more memory than its control group may have"
+                .to_owned();
+        }
         let status = match self.status {
             Ok(status) => format!("QEMU ended with {status}"),
             Err(error) => format!("QEMU's end was missed: {error}"),
@@ -58,6 +63,7 @@ mod tests {
             words,
             status: &STATUS,
             stderr: b"",
+            ran_out_of_memory: false,
         }
     }
 

@@ -42,6 +42,16 @@ int main(int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "sleep")) {
         for (;;) pause();
     }
+    if (argc > 1 && !strcmp(argv[1], "allocate")) {
+        for (;;) memset(malloc(1 << 20), 1, 1 << 20);
+    }
+    if (argc > 1 && !strcmp(argv[1], "multiply")) {
+        int count = 0;
+        while (fork() > 0) count++;
+        if (getpid() != 1) for (;;) pause();
+        fprintf(stderr, "multiplied %d %s\n", count, strerrorname_np(errno));
+        return 7;
+    }
     fprintf(stderr, "uid %u %u\n", getuid(), geteuid());
     fprintf(stderr, "gid %u groups %d\n", getgid(), getgroups(0, NULL));
     fprintf(stderr, "pid %d ppid %d leads %d\n", getpid(), getppid(), getsid(0) == getpid());

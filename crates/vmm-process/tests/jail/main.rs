@@ -7,6 +7,8 @@
     reason = "a skipped test, and a measurement, say so"
 )]
 
+mod groups;
+
 use std::{
     collections::BTreeMap,
     fs::{self, File, Permissions},
@@ -46,7 +48,7 @@ fn program() -> Option<PathBuf> {
     }
     let program = PROGRAM.as_ref().map(|(_, program)| program.clone());
     if program.is_none() {
-        eprintln!("SKIPPED: lacks a C compiler `cc` that links statically");
+        eprintln!("skipped: a C compiler `cc` that links statically");
     }
     program
 }
