@@ -24,7 +24,7 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use machine::{Random, get, out8, reboot};
+use machine::{Random, get, out8, put, reboot};
 
 global_asm!(include_str!("boot.s"), options(att_syntax));
 
@@ -130,6 +130,7 @@ extern "C" fn enter(second: u64) -> ! {
     };
     let end = at + length;
     let mut count = 0;
+    BYSTANDER.step_by(8).for_each(|at| put(at, !at));
     while at < end {
         let length = (at..end).position(|at| get::<u8>(at) == b',').unwrap_or((end - at) as usize);
         let name = unsafe { core::slice::from_raw_parts(at as *const u8, length) };
@@ -139,6 +140,7 @@ extern "C" fn enter(second: u64) -> ! {
                 let began = machine::now();
                 attack(&mut Orders { random: Random(seed), rounds, memory_end });
                 calm();
+                check_bystander();
                 say!("end {name} {}", (machine::now() - began) / 1_000_000);
                 count += 1;
             }
@@ -150,10 +152,24 @@ extern "C" fn enter(second: u64) -> ! {
     reboot();
 }
 
+/// Memory that no device was ever given, below all that they were: whatever wraps around or comes
+/// out too short on the host would show here.
+const BYSTANDER: core::ops::Range<u64> = 4 << 20..virtio::ARENA;
+
+fn check_bystander() {
+    if let Some(at) = BYSTANDER.step_by(8).find(|&at| get::<u64>(at) != !at) {
+        say!("FAIL: something wrote to {at:#x}, which no device was given");
+    }
+}
+
 /// Brings what attacks leave behind into order.
 fn calm() {
     mutate(0, 0);
     virtio::devices().for_each(virtio::Device::reset);
+    calm_serial();
+}
+
+fn calm_serial() {
     for (register, value) in [(3, 3), (1, 0), (4, 8)] {
         out8(machine::SERIAL + register, value);
     }
@@ -183,12 +199,14 @@ fn mutate_forever() -> ! {
 
 #[unsafe(no_mangle)]
 extern "C" fn unexpected(vector: u32, first: u64, second: u64) -> ! {
+    calm_serial();
     say!("FAIL: exception {vector}, {first:#x} {second:#x}");
     reboot();
 }
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
+    calm_serial();
     say!("FAIL: {info}");
     reboot();
 }

@@ -32,6 +32,8 @@ const OVERHEAD_KIB: u64 = 24 << 10;
 struct Arena {
     backend: Arc<dyn Backend>,
     directory: tempfile::TempDir,
+    /// The guest's program, as it was at first.
+    guest: Vec<u8>,
 }
 
 /// A machine that was given its orders.
@@ -66,7 +68,8 @@ impl Arena {
             file.set_len(DISK_BYTES).unwrap();
             file.write_all_at(MARK, 512).unwrap();
         }
-        Some(Self { backend, directory })
+        let guest = fs::read(guest()).unwrap();
+        Some(Self { backend, directory, guest })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -100,15 +103,13 @@ impl Arena {
 
     /// Boots the hostile guest with these attacks.
     async fn attack(&self, attacks: &str, seed: u64, rounds: u64, mib: u64) -> Attack {
-        let guest = installation().join("../test-inputs/hostile");
-        assert!(guest.exists(), "{} is missing: `make test` makes it", guest.display());
         let arguments = [
             format!("hostile={attacks}"),
             format!("seed={seed}"),
             format!("rounds={rounds}"),
             format!("memory={mib}"),
         ];
-        self.boot(guest, arguments.to_vec(), 2, mib).await
+        self.boot(guest(), arguments.to_vec(), 2, mib).await
     }
 
     /// Nothing that the guest could not change has changed.
@@ -120,6 +121,8 @@ impl Arena {
             "written to what is read-only"
         );
         assert_eq!(fs::metadata(self.path("scratch")).unwrap().len(), DISK_BYTES);
+        // Its pages are the guest's memory, which the guest may write to.
+        assert!(fs::read(guest()).unwrap() == self.guest, "the kernel's file has changed");
         let log = fs::metadata(self.path("console")).unwrap().len();
         assert!(log <= CONSOLE_LIMIT + 4096, "the console's log has {log} bytes");
         let left: Vec<_> = fs::read_dir(self.path("machine")).unwrap().flatten().collect();
@@ -173,19 +176,30 @@ impl Attack {
         }
     }
 
-    /// It can be paused, resumed and killed, whatever it does.
-    async fn obeys(&self) {
+    /// It can be paused, resumed and killed, whatever it does. Says how long it took at most.
+    async fn obeys(&self) -> Duration {
+        let mut longest = Duration::ZERO;
         for _ in 0..3 {
             let began = Instant::now();
             self.machine.pause().await.unwrap();
             let _ = self.machine.console_tail().await;
             self.machine.resume().await.unwrap();
-            assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+            longest = longest.max(began.elapsed());
+            sleep(Duration::from_millis(20)).await;
         }
         let began = Instant::now();
         assert_eq!(self.machine.kill().await, Exit::Killed);
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        longest = longest.max(began.elapsed());
+        // A tenth of it, where the processor is not emulated and the others leave some of it.
+        assert!(longest < Duration::from_secs(10), "{longest:?}");
+        longest
     }
+}
+
+fn guest() -> PathBuf {
+    let path = installation().join("../test-inputs/hostile");
+    assert!(path.exists(), "{} is missing: `make test` makes it", path.display());
+    path
 }
 
 /// What the guest says of its attacks, without what it floods the console with.
@@ -280,9 +294,10 @@ async fn a_connection_neglected() {
 async fn no_way_to_be_deaf() {
     let Some(arena) = Arena::new() else { return };
     for attack in ["halt", "spin", "storm"] {
-        let attack = arena.attack(attack, 1, ROUNDS, 64).await;
-        attack.said("now").await;
-        attack.obeys().await;
+        let machine = arena.attack(attack, 1, ROUNDS, 64).await;
+        machine.said("now").await;
+        let longest = machine.obeys().await;
+        println!("{attack}: obeys within {longest:?}");
         arena.check_disks();
     }
 }
