@@ -9,12 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use costrel_tests::{installation, kernel, kvm_works, skipped};
+use costrel_tests::{installation, kernel, skipped};
 use costrel_vmm::{
     Backend, Console, Disk, DiskAccess, DiskName, Exit, GuestPort, KernelImage, Machine,
     MachineSpec, Memory, VcpuCount,
 };
-use costrel_vmm_backends::{BackendChoice, Detection, DetectionSettings};
+use costrel_vmm_backends::{BackendChoice, Detection, DetectionSettings, KvmVerdict};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::{sleep, timeout},
@@ -50,10 +50,6 @@ fn long() -> bool {
 impl Arena {
     /// None where there is no KVM.
     fn new() -> Option<Self> {
-        if !kvm_works() {
-            skipped("KVM does not work here");
-            return None;
-        }
         let directory = tempfile::tempdir().unwrap();
         let detection = Detection::detect(&DetectionSettings {
             choice: BackendChoice::Kvm,
@@ -62,6 +58,10 @@ impl Arena {
             cache: directory.path().join("cache"),
             ..DetectionSettings::default()
         });
+        if *detection.kvm() != KvmVerdict::Works {
+            skipped("KVM does not work here");
+            return None;
+        }
         let backend = detection.backend().unwrap();
         for disk in ["read-only", "scratch"] {
             let file = fs::File::create(directory.path().join(disk)).unwrap();
