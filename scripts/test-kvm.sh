@@ -19,7 +19,7 @@ if (($# == 0)); then
     # The jail, the VMM, and the agent's end of vsock…
     set -- costrel-vminitd costrel-vmm-process costrel-vmm-kvm
     # …and those end-to-end tests that boot machines.
-    set -- "$@" isolation= sandbox= instance= machine= vsock= functions_rust= \
+    set -- "$@" jail= isolation= sandbox= instance= machine= vsock= functions_rust= \
         bad_input=a_guest_,a_kernel_,a_kvm_,a_blob_that_rots,a_backend,no_qemu killed= functions_python= \
         hostile=
 fi
