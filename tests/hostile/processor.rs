@@ -132,9 +132,9 @@ pub fn serial(orders: &mut Orders) {
 
 /// More than the console's log takes, in long lines, and without any line at all.
 pub fn console(orders: &mut Orders) {
-    for count in 0..orders.rounds * 600 {
-        let byte = match count % 8192 {
-            0..6000 => b'x',
+    for count in 0..orders.rounds * 300 {
+        let byte = match count % 4096 {
+            0..3000 => b'x',
             it if it % 32 == 0 => b'\n',
             it => it as u8 | 0x80,
         };

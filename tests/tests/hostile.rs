@@ -23,7 +23,7 @@ use tokio::{
 /// What the guest finds in the second sector of the disk that it may only read.
 const MARK: &[u8] = b"costrel\0";
 const DISK_BYTES: u64 = 1 << 20;
-const CONSOLE_LIMIT: u64 = 32 << 10;
+const CONSOLE_LIMIT: u64 = 8 << 10;
 const PORT: GuestPort = GuestPort(1024);
 /// The monitor's own memory, and what the kernel counts with it.
 const OVERHEAD_KIB: u64 = 24 << 10;
@@ -136,7 +136,7 @@ impl Arena {
 
     async fn survives_in(&self, attacks: &str, seed: u64, rounds: u64, mib: u64) {
         let attack = self.attack(attacks, seed, rounds, mib).await;
-        let (exit, text) = attack.end(Duration::from_secs(120)).await;
+        let (exit, text) = attack.end(Duration::from_secs(300)).await;
         let what = format!("{attacks} seed={seed} rounds={rounds}: {exit}\n{}", words(&text));
         println!("{what}");
         assert_eq!(exit, Exit::Reboot, "{what}");
