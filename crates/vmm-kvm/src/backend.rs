@@ -74,6 +74,7 @@ impl KvmBackend {
     pub fn try_jail(&self) -> Result<JailReport, BootError> {
         let host = |operation| move |source| BootError::Host { operation, source };
         let (control, theirs) = UnixStream::pair().map_err(host("make a pair of sockets"))?;
+        let id = format!("trial-{}", std::process::id());
         let process = spawn(&MonitorSpec {
             program: &self.settings.program,
             arguments: &[theirs.as_raw_fd().to_string()],
@@ -81,7 +82,7 @@ impl KvmBackend {
             jail: JailSpec {
                 files: FileView::Empty,
                 limits: ResourceLimits { open_files: 64, file_size: 0, processes: 8 },
-                group: Some(GroupSpec { id: "trial", memory: 64 << 20, processes: 8 }),
+                group: Some(GroupSpec { id: &id, memory: 64 << 20, processes: 8 }),
             },
             strictness: Strictness::Warn,
         })

@@ -163,7 +163,14 @@ impl Delegation {
     fn create(&self, spec: &GroupSpec<'_>) -> Result<ControlGroup, NoGroup> {
         let path = self.0.join(format!("{PREFIX}{}", spec.id));
         let create = || {
-            fs::create_dir(&path)?;
+            match fs::create_dir(&path) {
+                // Ids are used once, or by one process: it has been left by a killed one.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    fs::remove_dir(&path)?;
+                    fs::create_dir(&path)?;
+                }
+                other => other?,
+            }
             let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
             let directory = rustix::fs::open(&path, flags, Mode::empty())?;
             let group = ControlGroup { path: path.clone(), directory };

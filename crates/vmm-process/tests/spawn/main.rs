@@ -37,7 +37,7 @@ static PROGRAM: LazyLock<Option<(tempfile::TempDir, PathBuf)>> = LazyLock::new(|
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
     let program = directory.path().join("inmate");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/jail/inmate.c");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/spawn/inmate.c");
     let built = Command::new("cc").args(["-static", "-O", "-o"]).args([&program, &source]).status();
     built.is_ok_and(|status| status.success()).then_some((directory, program))
 });
