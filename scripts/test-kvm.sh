@@ -58,5 +58,6 @@ export TMPDIR=/dev/shm/tmp
 INSIDE
 export KVM_LAB_ENV_CARGO_TARGET_DIR=$target
 export KVM_LAB_ENV_COSTREL_BACKEND=${COSTREL_BACKEND:-kvm}
+export KVM_LAB_ENV_COSTREL_TEST_SLOWNESS=4
 export KVM_LAB_ENV_COSTREL_TEST_KERNEL=$target/costrel/lib/costrel/vmlinux
 tests/kvm-lab/kvm-lab run --mem $memory --timeout "$limit" -- bash "$work/inside" "$target" "$root" "$work"

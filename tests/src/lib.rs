@@ -23,3 +23,14 @@ pub fn skipped(lacking: &str) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stderr(), "skipped: {lacking}");
 }
+
+/// A time limit for what a guest computes, so many times longer as the machine is slower than others
+/// by `COSTREL_TEST_SLOWNESS` (1): one with an emulated CPU, say.
+///
+/// # Panics
+/// If the variable is no number.
+#[must_use]
+pub fn unhurried(seconds: u32) -> u32 {
+    let slowness = std::env::var("COSTREL_TEST_SLOWNESS");
+    seconds * slowness.map_or(1, |text| text.parse().expect("COSTREL_TEST_SLOWNESS is a number"))
+}

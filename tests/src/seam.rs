@@ -134,7 +134,7 @@ impl Guest {
             agent.prepare(prepare_request()).await.map(|()| agent)
         };
         let agent = tokio::select! {
-            agent = tokio::time::timeout(Duration::from_secs(120), agent) => agent.ok(),
+            agent = tokio::time::timeout(Duration::from_secs(240), agent) => agent.ok(),
             exit = machine.wait() => panic!("{exit}: {}", machine.console_tail().await),
         };
         let Some(agent) = agent else { panic!("silent: {}", machine.console_tail().await) };

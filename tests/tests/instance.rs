@@ -9,7 +9,7 @@ use costrel_functions::{
     Outcome, Package, Silent, Timeline, log::LogSink,
 };
 use costrel_rootfs::CodeSource;
-use costrel_tests::{Home, TestHost, rust_function};
+use costrel_tests::{Home, TestHost, rust_function, unhurried};
 
 #[derive(Default)]
 struct Log(Mutex<Vec<String>>);
@@ -45,7 +45,7 @@ fn spec() -> FunctionSpec {
         environment: vec![],
         credentials: None,
         memory: FunctionMemory::megabytes(128).unwrap(),
-        timeout: FunctionTimeout::seconds(4).unwrap(),
+        timeout: FunctionTimeout::seconds(unhurried(4).into()).unwrap(),
         ephemeral_storage: EphemeralStorage::megabytes(512).unwrap(),
     }
 }

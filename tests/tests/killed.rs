@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use costrel_tests::{Costrel, Home, processes_below, wait_until};
+use costrel_tests::{Costrel, Home, processes_below, unhurried, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn start(home: &Home, event: &str) -> Child {
@@ -85,7 +85,9 @@ fn ctrl_c_leaves_nothing() {
 /// At moments spread over a run, staging included: the image is staged anew each time.
 #[test]
 fn sigkill_at_any_moment() {
-    let rounds = if std::env::var_os("COSTREL_LONG_TESTS").is_some() { 60 } else { 8 };
+    // Each stages the image twice: where that is slow, fewer will do, for every step has its turn below.
+    let few = u64::from(8 / unhurried(1).clamp(1, 4));
+    let rounds = if std::env::var_os("COSTREL_LONG_TESTS").is_some() { 60 } else { few };
     for round in 0..rounds {
         let home = Home::private();
         let mut command = Costrel::python_case(&home, "cases.echo", "{}").into_command();
@@ -299,11 +301,13 @@ fn sigkill_at_every_step() {
     let rounds = if std::env::var_os("COSTREL_LONG_TESTS").is_some() { 10 } else { 1 };
     let home = Home::private();
     let mut killed = BTreeSet::new();
-    for _ in 0..rounds {
-        for moment in [Listening, Recorded, Described, Invoked, Answered] {
-            for victim in [Monitor, Owner, MonitorThenOwner, OwnerThenMonitor] {
-                kill_at(&home, moment, victim, &mut killed);
-            }
+    let others = [Owner, MonitorThenOwner, OwnerThenMonitor];
+    for round in 0..rounds {
+        for (index, moment) in
+            [Listening, Recorded, Described, Invoked, Answered].into_iter().enumerate()
+        {
+            kill_at(&home, moment, Monitor, &mut killed);
+            kill_at(&home, moment, others[(round + index) % others.len()], &mut killed);
         }
     }
     let run = Costrel::rust_case(&home, r#"{"case":"hello"}"#).run();
