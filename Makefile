@@ -26,7 +26,7 @@ binaries:
 	@scripts/build.sh "$(STAGED)"
 
 # A link into the cache: the kernel is built once for all checkouts.
-$(STAGED)/lib/costrel/vmlinux: kernel/build.sh kernel/check-config.sh kernel/x86_64.config
+$(STAGED)/lib/costrel/vmlinux: kernel/build.sh kernel/check-config.sh kernel/pack-elf.py kernel/x86_64.config
 	@mkdir -p $(@D)
 	@kernel=$$(kernel/build.sh) && ln -sfn "$$kernel" $@
 

@@ -36,7 +36,7 @@ esac
 
 compiler=$(gcc --version | head -n1)
 config_sha256=$(sha <"$fragment")
-recipe=$({ cat "$fragment" "$here/build.sh" "$here/check-config.sh"; echo "$compiler"; } | sha)
+recipe=$({ cat "$fragment" "$here/build.sh" "$here/check-config.sh" "$here/pack-elf.py"; echo "$compiler"; } | sha)
 
 mkdir -p "$kernels"
 exec 9>"$kernels/.lock"
@@ -189,7 +189,7 @@ fi
 say "compiled $(grep -c '^  [A-Z]* *.*\.o$' "$work/log") objects in $((SECONDS - started)) s"
 
 mkdir "$work/out"
-strip -s -o "$work/out/vmlinux" vmlinux
+"$here/pack-elf.py" vmlinux "$work/out/vmlinux"
 cat >"$work/out/provenance.json" <<JSON
 {
   "source_package": "$package",
