@@ -1,6 +1,8 @@
 //! A guest program that breaks every rule (`tests/hostile`): the monitor survives it, or ends that
 //! one machine with a clear reason, and nothing outside of the guest changes.
 
+#![expect(clippy::print_stdout, reason = "what came of each attack, for people")]
+
 use std::{
     fs,
     os::unix::fs::FileExt as _,
