@@ -12,10 +12,22 @@ if ! tests/kvm-lab/kvm-lab check; then
     exit 0
 fi
 tests/kvm-lab/bench/build.sh "$target/bench-kvm"
-cargo build --release --locked --quiet --package costrel-vmm-kvm --examples
+cargo build --release --locked --quiet --package costrel-vmm-kvm --package costrel-sandbox --examples
 printf '\nOn KVM: 1 vCPU, 256 MiB; time is instructions, 1 ns each (medians of %s)\n' "$runs"
 export KVM_LAB_ENV_COSTREL_VMM=$target/costrel/lib/costrel/costrel-vmm
 export KVM_LAB_ENV_COSTREL_BOOT=$target/release/examples/boot
 export KVM_LAB_ENV_FIRECRACKER=${FIRECRACKER-}
 tests/kvm-lab/kvm-lab run --icount --timeout 1800 -- tests/kvm-lab/bench/bench-vmm.sh \
     "$target/bench-kvm" "$target/costrel/lib/costrel/vmlinux" "$runs" costrel qemu-microvm firecracker
+
+printf '\nThe agent behind vsock: from the start to its first answer, a call, bytes to a program and back\n'
+# shellcheck disable=SC2016
+tests/kvm-lab/kvm-lab run --icount --timeout 1800 -- bash -c '
+    set -euo pipefail
+    export TMPDIR=/dev/shm
+    cp -L "$2/vmlinux" "$2/vminitd" "$2/costrel-vmm" /dev/shm/
+    for ((round = 0; round < $3; round++)); do
+        "$1" /dev/shm/costrel-vmm /dev/shm/vmlinux /dev/shm/vminitd "$(command -v busybox)"
+    done | sort -k1,1 -k2,2n | awk "{ values[\$1, ++n[\$1]] = \$2; unit[\$1] = \$3 }
+        END { for (name in n) printf \"  %-24s %10.3f %s\n\", name, values[name, int((n[name] + 1) / 2)], unit[name] }"
+' - "$target/release/examples/round_trips" "$target/costrel/lib/costrel" "$runs"
