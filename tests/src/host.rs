@@ -79,11 +79,15 @@ impl TestHost {
 /// Whether this machine's KVM runs a stock kernel.
 ///
 /// # Panics
-/// If there is no temporary directory to be had.
+/// If it does not and `COSTREL_BACKEND` says `kvm`: where tests are to run on KVM, they must not
+/// pass without it. If there is no temporary directory to be had.
 #[must_use]
 pub fn kvm_works() -> bool {
     let cache = tempfile::tempdir().expect("a temporary directory");
-    *detect(BackendChoice::Auto, cache.path()).kvm() == KvmVerdict::Works
+    let detection = detect(BackendChoice::Auto, cache.path());
+    let works = *detection.kvm() == KvmVerdict::Works;
+    assert!(works || backend_choice() != BackendChoice::Kvm, "KVM: {}", detection.kvm());
+    works
 }
 
 fn detect(choice: BackendChoice, cache: &Path) -> Detection {

@@ -61,6 +61,8 @@ impl Arena {
             ..DetectionSettings::default()
         });
         if *detection.kvm() != KvmVerdict::Works {
+            let asked_for = std::env::var_os("COSTREL_BACKEND").is_some_and(|name| name == "kvm");
+            assert!(!asked_for, "KVM: {}", detection.kvm());
             skipped("KVM does not work here");
             return None;
         }
