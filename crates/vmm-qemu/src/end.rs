@@ -87,6 +87,8 @@ mod tests {
         let end = End { status: &killed, stderr: b"qemu: \x1b[31mno\n", ..end(None, &words) };
         let reason = "QEMU ended with signal: 9 (SIGKILL): qemu: \u{fffd}[31mno".to_owned();
         assert_eq!(end.exit(), Exit::Monitor { reason });
+        let greedy = End { ran_out_of_memory: true, ..end }.exit().to_string();
+        assert!(greedy.contains("more memory than its control group may have"), "{greedy}");
         assert_eq!(End { killed: true, ..end }.exit(), Exit::Killed);
         assert_eq!(End { killed: true, halted: true, ..end }.exit(), Exit::PowerOff);
         // It had ended by itself when it was killed.

@@ -1,6 +1,6 @@
 //! What a process in the jail finds, as root and as anybody, and that it does not outlive its owner.
 
-#![expect(unsafe_code, reason = "a fork to compare with")]
+#![expect(unsafe_code, reason = "a fork to compare with, and what precedes an exec")]
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
