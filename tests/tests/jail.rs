@@ -243,3 +243,51 @@ fn of_a_member_of_the_group() {
 fn of_anybody() {
     seen_from_outside(Caller::Anybody);
 }
+
+/// The same command, from within a control group.
+fn within(group: &Path, command: &Command) -> Command {
+    let mut within = Command::new("sh");
+    within.args(["-c", r#"echo $$ >"$0/cgroup.procs" && exec "$@""#]).arg(group);
+    within.arg(command.get_program()).args(command.get_args()).env_clear().current_dir("/");
+    within.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    within
+}
+
+#[test]
+fn that_ran_out_of_memory() {
+    if std::env::var_os("KVM_LAB").is_none() {
+        return skipped("kvm-lab, whose control groups are nobody else's");
+    }
+    let root = Path::new("/sys/fs/cgroup");
+    fs::write(root.join("cgroup.subtree_control"), "+memory +pids").unwrap();
+    let group = root.join(format!("costrel.test-{}", std::process::id()));
+    fs::create_dir(&group).unwrap();
+    for file in ["", "cgroup.procs", "cgroup.subtree_control"] {
+        chown(group.join(file), Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+
+    let place = Place::new(Caller::Anybody);
+    let call = Costrel::rust_case(&place.home, r#"{"case":"sleep"}"#);
+    let mut command = within(&group, &place.command(call));
+    let owner = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let owner = owner.spawn().unwrap();
+    wait_until("a machine runs", || place.inspect() != Value::Array(Vec::new()));
+    let record = &place.inspect()[0];
+    let pid = record["monitorPid"].as_u64().unwrap();
+    let of_machine = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let name = format!("costrel-{}", record["id"].as_str().unwrap());
+    assert!(of_machine.trim_end().ends_with(&name), "{of_machine}: {record:#}");
+    let limit = fs::read_to_string(group.join(&name).join("memory.max")).unwrap();
+    let limit: u64 = limit.trim().parse().unwrap();
+    assert!(limit > record["memoryMiB"].as_u64().unwrap() << 20, "{limit}: {record:#}");
+
+    // Less than it has in use.
+    fs::write(group.join(&name).join("memory.max"), "1M").unwrap();
+    let output = owner.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("needed more memory than its control group may have"), "{told}");
+    assert!(!group.join(&name).exists());
+    fs::remove_dir(group.join("costrel.owner")).unwrap();
+    fs::remove_dir(&group).unwrap();
+}
