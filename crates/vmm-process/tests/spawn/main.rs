@@ -19,7 +19,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::LazyLock,
+    sync::{LazyLock, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -32,21 +32,33 @@ const NOBODY: u32 = 65534;
 /// Set where the tests are run by [`as_nobody`].
 const INMATE: &str = "COSTREL_TEST_INMATE";
 
-/// The program, at a place where anybody can execute it.
-static PROGRAM: LazyLock<Option<(tempfile::TempDir, PathBuf)>> = LazyLock::new(|| {
-    let directory = tempfile::tempdir().unwrap();
-    fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
-    let program = directory.path().join("inmate");
+/// The program, at a place where anybody can execute it, until this process ends.
+static PROGRAM: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
+    let directory = tempfile::tempdir().unwrap().keep();
+    fs::set_permissions(&directory, Permissions::from_mode(0o755)).unwrap();
+    let program = directory.join("inmate");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/spawn/inmate.c");
     let built = Command::new("cc").args(["-static", "-O", "-o"]).args([&program, &source]).status();
-    built.is_ok_and(|status| status.success()).then_some((directory, program))
+    BUILT_IN.set(directory).unwrap();
+    // SAFETY: the function takes and returns nothing, and uses what is never dropped.
+    unsafe { libc::atexit(remove_program) };
+    built.is_ok_and(|status| status.success()).then_some(program)
 });
+
+/// Nothing static is dropped at a process's end.
+static BUILT_IN: OnceLock<PathBuf> = OnceLock::new();
+
+extern "C" fn remove_program() {
+    if let Some(directory) = BUILT_IN.get() {
+        let _ = fs::remove_dir_all(directory);
+    }
+}
 
 fn program() -> Option<PathBuf> {
     if let Some(program) = std::env::var_os(INMATE) {
         return Some(program.into());
     }
-    let program = PROGRAM.as_ref().map(|(_, program)| program.clone());
+    let program = PROGRAM.clone();
     if program.is_none() {
         eprintln!("skipped: a C compiler `cc` that links statically");
     }
