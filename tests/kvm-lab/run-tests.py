@@ -2,15 +2,18 @@
 """Runs test programs that cargo has built, some at a time, and sums them up.
 
     run-tests.py plan MESSAGES NAME[=PREFIX[,PREFIX…]]… >PLAN
-    run-tests.py run PLAN JOBS SECONDS
+    run-tests.py run PLAN JOBS SECONDS RECORD
+    run-tests.py sum PLAN RECORD
 
 MESSAGES are cargo's, of `cargo test --no-run --message-format=json`. NAME is a package or one of its
 test programs. With `=`, each test whose name begins with a PREFIX (an empty one fits all) becomes a
 process of its own; without, a program runs its tests itself. They start in the order of the NAMEs.
-SECONDS limit each process.
+SECONDS limit each process. RECORD gets a line for each that has ended, and is touched every few
+seconds: who runs this in a machine can tell when that has stopped. What is on record already is not run
+again.
 
-A test that prints a line `skipped: …` counts as skipped. The exit status is 0 if some test passed and
-none failed.
+A test that prints a line `skipped: …` counts as skipped. `sum` exits with 0 if some test passed, none
+failed, and all of the plan was run.
 """
 
 import concurrent.futures
@@ -21,6 +24,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 
@@ -82,7 +86,7 @@ class Outcome:
             output += f"\nended after {limit:.0f} s\n".encode()
         self.output = output.decode(errors="replace")
         self.seconds = time.monotonic() - began
-        self.name = f"{entry['name']} {entry.get('test', '')}".rstrip()
+        self.name = name_of(entry)
         self.lacking = re.findall(r"^.*?\bskipped: (.*)", self.output, re.M)
         ignored_ones = re.findall(r"^test (\S+) \.\.\. ignored(?:, (.*))?", self.output, re.M)
         results = re.findall(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", self.output, re.M)
@@ -103,26 +107,53 @@ class Outcome:
             print("".join(f"    | {line}\n" for line in self.output.splitlines()), end="", flush=True)
 
 
-def run(plan_file, jobs, seconds):
-    entries = json.loads(pathlib.Path(plan_file).read_text())
-    began = time.monotonic()
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        outcomes = []
+def name_of(entry):
+    return f"{entry['name']} {entry.get('test', '')}".rstrip()
+
+
+def recorded(record):
+    """What is on record, by the names of the plan's entries."""
+    lines = map(json.loads, pathlib.Path(record).read_text().splitlines())
+    return {line["name"]: line for line in lines}
+
+
+def beat(record):
+    while True:
+        os.utime(record)
+        time.sleep(5)
+
+
+def run(plan_file, jobs, seconds, record):
+    done = recorded(record)
+    entries = [entry for entry in json.loads(pathlib.Path(plan_file).read_text()) if name_of(entry) not in done]
+    threading.Thread(target=beat, args=(record,), daemon=True).start()
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool, open(record, "a") as lines:
         for future in concurrent.futures.as_completed([pool.submit(Outcome, entry, seconds) for entry in entries]):
-            outcomes.append(future.result())
-            outcomes[-1].print()
-    passed, failed, skipped = (sum(getattr(outcome, what) for outcome in outcomes) for what in ("passed", "failed", "skipped"))
-    print(f"{passed} passed, {failed} failed, {skipped} skipped, in {time.monotonic() - began:.0f} s", flush=True)
-    for outcome in outcomes:
-        if outcome.failed:
-            print(f"  failed: {outcome.name}", flush=True)
-    sys.exit(0 if passed and not failed else 1)
+            outcome = future.result()
+            outcome.print()
+            line = {what: getattr(outcome, what) for what in ("name", "passed", "failed", "skipped")}
+            print(json.dumps(line), file=lines, flush=True)
+
+
+def sum_up(plan_file, record):
+    names = [name_of(entry) for entry in json.loads(pathlib.Path(plan_file).read_text())]
+    done = recorded(record)
+    passed, failed, skipped = (sum(line[what] for line in done.values()) for what in ("passed", "failed", "skipped"))
+    missing = [name for name in names if name not in done]
+    print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
+    for name in [name for name in names if name in done and done[name]["failed"]]:
+        print(f"  failed: {name}", flush=True)
+    for name in missing:
+        print(f"  not run: {name}", flush=True)
+    sys.exit(0 if passed and not failed and not missing else 1)
 
 
 match sys.argv[1:]:
     case ["plan", messages, *names] if names:
         plan(messages, names)
-    case ["run", plan_file, jobs, seconds]:
-        run(plan_file, int(jobs), float(seconds))
+    case ["run", plan_file, jobs, seconds, record]:
+        run(plan_file, int(jobs), float(seconds), record)
+    case ["sum", plan_file, record]:
+        sum_up(plan_file, record)
     case _:
         sys.exit(__doc__)

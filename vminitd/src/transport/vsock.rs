@@ -78,10 +78,13 @@ pub(super) fn connections(
     Ok(accepted(listener, ContextId::HOST))
 }
 
+/// As many connections as the host's side can have: who comes while there is no room is turned away.
+const BACKLOG: i32 = 1024;
+
 fn listener(port: u32) -> io::Result<AsyncFd<OwnedFd>> {
     let socket = socket()?;
     bind(&socket, &Address::new(ContextId::ANY, port))?;
-    listen(&socket, 128)?;
+    listen(&socket, BACKLOG)?;
     register(socket)
 }
 
