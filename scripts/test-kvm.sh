@@ -87,10 +87,10 @@ one_lab() {
 }
 # Longer than the lab takes to start, and to be starved by others.
 silence=150
-for attempt in 1 2 3; do
+for attempt in 1 2 3 4 5; do
     status=0
     one_lab || status=$?
-    ((status == 75 && attempt < 3)) || break
+    ((status == 75 && attempt < 5)) || break
     echo "===== kvm-lab has stopped; going on in another one =====" >&2
 done
 echo "On KVM, in $((SECONDS - began)) s:"
