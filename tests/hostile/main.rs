@@ -1,6 +1,6 @@
 //! A guest that breaks every rule it can. It is entered by PVH, attacks its devices, its processor
 //! and its ports in the ways that its command line names, says so on the serial console, and
-//! reboots: see `tests/tests/hostile.rs`.
+//! reboots: see `tests/tests/hostile_guests.rs`.
 //!
 //! `hostile=NAME,NAME,… seed=NUMBER rounds=NUMBER memory=MIB`
 //!

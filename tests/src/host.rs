@@ -10,7 +10,7 @@ use costrel_functions::Stage;
 use costrel_image::{ImageSource, ImageStore, NoProgress, Platform, PullPolicy, StoreSettings};
 use costrel_rootfs::{ImageLayers, LayerBlob, LayerCompression, Silent, StagedDisk, Stager};
 use costrel_sandbox::Host;
-use costrel_vmm::KernelImage;
+use costrel_vmm::{Backend, KernelImage};
 use costrel_vmm_backends::{BackendChoice, Detection, DetectionSettings, KvmVerdict};
 
 use crate::{Home, installation, kernel, python_image, vminitd};
@@ -83,11 +83,24 @@ impl TestHost {
 /// pass without it. If there is no temporary directory to be had.
 #[must_use]
 pub fn kvm_works() -> bool {
+    working_kvm().is_some()
+}
+
+/// What runs machines on KVM, where it works.
+///
+/// # Panics
+/// As [`kvm_works`], and if `costrel-vmm` was not built.
+#[must_use]
+pub fn kvm_backend() -> Option<Arc<dyn Backend>> {
+    working_kvm().map(|detection| detection.backend().expect("costrel-vmm"))
+}
+
+fn working_kvm() -> Option<Detection> {
     let cache = tempfile::tempdir().expect("a temporary directory");
-    let detection = detect(BackendChoice::Auto, cache.path());
+    let detection = detect(BackendChoice::Kvm, cache.path());
     let works = *detection.kvm() == KvmVerdict::Works;
     assert!(works || backend_choice() != BackendChoice::Kvm, "KVM: {}", detection.kvm());
-    works
+    works.then_some(detection)
 }
 
 fn detect(choice: BackendChoice, cache: &Path) -> Detection {

@@ -13,7 +13,7 @@ mod leftovers;
 mod seam;
 
 pub use costrel::{Costrel, Home, Run};
-pub use host::{TestHost, kvm_works};
+pub use host::{TestHost, kvm_backend, kvm_works};
 pub use inputs::{example, installation, kernel, layer_zip, python_image, rust_function, vminitd};
 pub use leftovers::{processes_below, wait_until};
 pub use seam::{Blueprint, Guest, Shape};

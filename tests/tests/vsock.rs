@@ -9,30 +9,8 @@ use std::{
 };
 
 use costrel_agent_client::{AGENT_PORT, AgentClient};
-use costrel_tests::{Home, TestHost, skipped};
-use costrel_vmm::{
-    Console, Disk, DiskAccess, DiskName, Exit, GuestPort, Machine, MachineSpec, Memory, VcpuCount,
-};
-
-/// A machine with nothing but its agent.
-async fn machine(host: &TestHost, directory: &Path) -> Box<dyn Machine> {
-    let init = Disk {
-        name: DiskName::new("init").unwrap(),
-        path: host.host.init_block.path().to_owned(),
-        access: DiskAccess::ReadOnly,
-    };
-    let spec = MachineSpec {
-        vcpus: VcpuCount::new(2).unwrap(),
-        memory: Memory::mib(128).unwrap(),
-        kernel: host.host.kernel.clone(),
-        kernel_arguments: vec!["init=/sbin/vminitd".to_owned()],
-        disks: vec![init],
-        ports: vec![GuestPort(AGENT_PORT)],
-        console: Console { path: directory.join("console.log"), limit: 64 << 10 },
-        directory: directory.to_owned(),
-    };
-    host.host.backend.boot(&spec).await.unwrap()
-}
+use costrel_tests::{Blueprint, Shape, skipped};
+use costrel_vmm::{Exit, GuestPort, Machine};
 
 async fn agent(machine: &dyn Machine) -> AgentClient {
     let stream = machine.dial(GuestPort(AGENT_PORT)).await.unwrap();
@@ -55,17 +33,16 @@ fn answer(mut client: UnixStream) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_clients_do_the_others_are_served() {
-    let home = Home::shared();
-    let host = TestHost::new(&home);
-    if host.host.backend.name() != "kvm" {
+    let blueprint = Blueprint::new(Shape { vcpus: 2, ..Shape::default() }).await;
+    if blueprint.backend() != "kvm" {
         skipped("KVM: an emulated machine takes one stream a port");
         return;
     }
-    let directory = tempfile::tempdir().unwrap();
-    let machine = machine(&host, directory.path()).await;
+    let machine = blueprint.boot().await.unwrap();
     let first = agent(&*machine).await;
     first.describe().await.unwrap();
-    let socket: PathBuf = directory.path().join("vsock.sock");
+    let path: PathBuf = blueprint.spec.directory.join("vsock.sock");
+    let socket = path.clone();
 
     let unruly = tokio::task::spawn_blocking(move || {
         assert_eq!(answer(client(&socket, "CONNECT nowhere\n")), "");
@@ -107,5 +84,5 @@ async fn whatever_clients_do_the_others_are_served() {
     agent(&*machine).await.describe().await.unwrap();
     let _ = first.power_off().await;
     assert_eq!(machine.wait().await, Exit::PowerOff);
-    assert!(!directory.path().join("vsock.sock").exists(), "it is gone with the machine");
+    assert!(!path.exists(), "it is gone with the machine");
 }

@@ -8,7 +8,6 @@
 
 use std::{
     path::PathBuf,
-    process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -27,20 +26,9 @@ const CALLS: u32 = 200;
 const BULK: usize = 64 << 20;
 const PIECE: usize = 64 << 10;
 
-#[expect(clippy::print_stderr, reason = "a program for people")]
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    match run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("round_trips: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
 #[expect(clippy::print_stdout, reason = "a program for people")]
-async fn run() -> Outcome<()> {
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Outcome<()> {
     let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let [vmm, kernel, vminitd, program] = &arguments[..] else {
         return Err("it takes COSTREL-VMM KERNEL VMINITD PROGRAM".into());

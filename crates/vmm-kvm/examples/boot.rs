@@ -6,7 +6,7 @@
 //! The last disk is a scratch disk if its name ends in `.rw`. With `dial=PORT` as the first kernel
 //! argument, it says when that port of the guest answers.
 
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+use std::{path::PathBuf, time::Instant};
 
 use costrel_vmm::{
     Backend as _, Console, Disk, DiskAccess, DiskName, GuestPort, KernelImage, MachineSpec, Memory,
@@ -18,18 +18,7 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 #[expect(clippy::print_stderr, reason = "a program for people")]
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    match run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("boot: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-#[expect(clippy::print_stderr, reason = "a program for people")]
-async fn run() -> Outcome<()> {
+async fn main() -> Outcome<()> {
     let began = Instant::now();
     let mut arguments = std::env::args().skip(1);
     let mut next = || arguments.next().ok_or("too few arguments");

@@ -125,17 +125,12 @@ impl Backend for KvmBackend {
 
     async fn boot(&self, spec: &MachineSpec) -> Result<Box<dyn Machine>, BootError> {
         check(spec)?;
-        let plan = Plan {
-            kvm: open_device()?,
-            program: self.settings.program.clone(),
-            strictness: self.settings.strictness,
-            huge_pages: self.settings.huge_pages,
-            spec: spec.clone(),
-        };
+        let plan =
+            Plan { kvm: open_device()?, settings: self.settings.clone(), spec: spec.clone() };
         let (sender, started) = oneshot::channel();
         thread::Builder::new()
             .name("costrel-kvm".to_owned())
-            .spawn(move || supervise(plan, sender))
+            .spawn(move || supervise(&plan, sender))
             .map_err(|source| BootError::Host { operation: "start a thread", source })?;
         match started.await {
             Ok(machine) => Ok(Box::new(machine?)),

@@ -10,14 +10,11 @@ use std::{
         fd::{AsFd as _, AsRawFd as _, BorrowedFd},
         unix::net::{UnixListener, UnixStream},
     },
-    path::PathBuf,
     process::ExitStatus,
     sync::Arc,
 };
 
-use costrel_vmm::{
-    BootError, Disk, DiskAccess, Exit, KernelLayout, MachineSpec, Strictness, printable,
-};
+use costrel_vmm::{BootError, Disk, DiskAccess, Exit, KernelLayout, MachineSpec, printable};
 use costrel_vmm_process::{
     FileView, GroupSpec, JailSpec, MachineOwner, MonitorProcess, MonitorSpec, ProcessHandle,
     ResourceLimits, SpawnError, remove_record, spawn,
@@ -26,7 +23,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    HugePages,
+    KvmSettings,
     control::{Event, Order, OrderedAccess, OrderedDisk, Request},
     machine::{Commands, KvmMachine, Shared},
     vsock::VsockSocket,
@@ -35,9 +32,7 @@ use crate::{
 /// What the thread needs to start a machine.
 pub(crate) struct Plan {
     pub(crate) kvm: File,
-    pub(crate) program: PathBuf,
-    pub(crate) strictness: Strictness,
-    pub(crate) huge_pages: HugePages,
+    pub(crate) settings: KvmSettings,
     pub(crate) spec: MachineSpec,
 }
 
@@ -54,8 +49,7 @@ const OUT_OF_MEMORY: &str =
     "costrel-vmm was ended, since it needed more memory than its control group may have";
 
 /// The thread's body: from nothing to nothing.
-pub(crate) fn supervise(plan: Plan, started: oneshot::Sender<Started>) {
-    let spec = plan.spec.clone();
+pub(crate) fn supervise(plan: &Plan, started: oneshot::Sender<Started>) {
     let supervised = match Supervised::start(plan) {
         Ok(supervised) => supervised,
         Err(error) => {
@@ -63,7 +57,7 @@ pub(crate) fn supervise(plan: Plan, started: oneshot::Sender<Started>) {
             return;
         }
     };
-    supervised.run(&spec, started);
+    supervised.run(&plan.spec, started);
 }
 
 struct Supervised {
@@ -85,8 +79,8 @@ const LINE_BYTES: usize = 256 << 10;
 const STDERR_BYTES: usize = 2 << 10;
 
 impl Supervised {
-    fn start(plan: Plan) -> Result<Self, BootError> {
-        let Plan { kvm, program, strictness, huge_pages, spec } = plan;
+    fn start(plan: &Plan) -> Result<Self, BootError> {
+        let Plan { kvm, settings, spec } = plan;
         let (kernel, layout) = spec.kernel.open(spec.memory)?;
         let disks = spec.disks.iter().map(Disk::open).collect::<Result<Vec<_>, _>>()?;
         let vsock = VsockSocket::new(&spec.directory).map_err(|source| BootError::File {
@@ -102,24 +96,20 @@ impl Supervised {
         })?;
         let (control, theirs) = UnixStream::pair().map_err(host("make a pair of sockets"))?;
 
-        let order = Order {
-            strictness,
-            huge_pages,
-            ..order(&spec, layout, [&kvm, &kernel, &console], &disks, &listener)
-        };
+        let order = order(plan, layout, [&kernel, &console], &disks, &listener);
         let mut inherited: Vec<BorrowedFd<'_>> =
             vec![kvm.as_fd(), kernel.as_fd(), console.as_fd(), listener.as_fd(), theirs.as_fd()];
         inherited.extend(disks.iter().map(File::as_fd));
         let id = spec.directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let process = spawn(&MonitorSpec {
-            program: &program,
+            program: &settings.program,
             arguments: &[theirs.as_raw_fd().to_string()],
             inherited: &inherited,
             jail: JailSpec {
                 files: FileView::Empty,
                 limits: ResourceLimits {
                     open_files: OPEN_FILES,
-                    file_size: file_size_limit(&spec, &disks),
+                    file_size: file_size_limit(spec, &disks),
                     processes: PROCESSES,
                 },
                 group: Some(GroupSpec {
@@ -128,7 +118,7 @@ impl Supervised {
                     processes: PROCESSES,
                 }),
             },
-            strictness,
+            strictness: settings.strictness,
         });
         let mut process = match process {
             Ok(process) => process,
@@ -149,7 +139,7 @@ impl Supervised {
             }
         };
         let stderr = process.take_stderr().map(File::from);
-        let shared = Arc::new(Shared::new(commands, vsock, spec.ports));
+        let shared = Arc::new(Shared::new(commands, vsock, spec.ports.clone()));
         Ok(Self {
             process,
             control,
@@ -332,9 +322,9 @@ fn file_size_limit(spec: &MachineSpec, disks: &[File]) -> u64 {
 }
 
 fn order(
-    spec: &MachineSpec,
+    Plan { kvm, settings, spec }: &Plan,
     layout: KernelLayout,
-    [kvm, kernel, console]: [&File; 3],
+    [kernel, console]: [&File; 2],
     disks: &[File],
     vsock: &UnixListener,
 ) -> Order {
@@ -350,8 +340,8 @@ fn order(
         vsock: vsock.as_raw_fd(),
         console: console.as_raw_fd(),
         console_limit: spec.console.limit,
-        strictness: Strictness::default(),
-        huge_pages: HugePages::default(),
+        strictness: settings.strictness,
+        huge_pages: settings.huge_pages,
     }
 }
 

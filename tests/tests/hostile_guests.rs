@@ -11,12 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use costrel_tests::{installation, kernel, skipped};
+use costrel_tests::{installation, kernel, kvm_backend, skipped};
 use costrel_vmm::{
     Backend, Console, Disk, DiskAccess, DiskName, Exit, GuestPort, KernelImage, Machine,
     MachineSpec, Memory, VcpuCount,
 };
-use costrel_vmm_backends::{BackendChoice, Detection, DetectionSettings, KvmVerdict};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::{sleep, timeout},
@@ -52,21 +51,11 @@ fn long() -> bool {
 impl Arena {
     /// None where there is no KVM.
     fn new() -> Option<Self> {
-        let directory = tempfile::tempdir().unwrap();
-        let detection = Detection::detect(&DetectionSettings {
-            choice: BackendChoice::Kvm,
-            vmm: installation().join("lib/costrel/costrel-vmm"),
-            path: std::env::var_os("PATH"),
-            cache: directory.path().join("cache"),
-            ..DetectionSettings::default()
-        });
-        if *detection.kvm() != KvmVerdict::Works {
-            let asked_for = std::env::var_os("COSTREL_BACKEND").is_some_and(|name| name == "kvm");
-            assert!(!asked_for, "KVM: {}", detection.kvm());
+        let Some(backend) = kvm_backend() else {
             skipped("KVM does not work here");
             return None;
-        }
-        let backend = detection.backend().unwrap();
+        };
+        let directory = tempfile::tempdir().unwrap();
         for disk in ["read-only", "scratch"] {
             let file = fs::File::create(directory.path().join(disk)).unwrap();
             file.set_len(DISK_BYTES).unwrap();
