@@ -9,7 +9,7 @@ use costrel_agent_client::{
 use costrel_rootfs::{StagedDisk, create_scratch};
 use costrel_vmm::{
     BootError, Console, Disk, DiskAccess, DiskName, GuestPort, Machine, MachineSpec, Memory,
-    VcpuCount,
+    Saving, VcpuCount,
 };
 
 use crate::{Home, TestHost};
@@ -90,6 +90,7 @@ impl Blueprint {
                 disk("scratch", scratch, DiskAccess::Scratch),
             ],
             ports: vec![GuestPort(AGENT_PORT)],
+            saving: Saving::Never,
             console: Console {
                 path: directory.path().join("console.log"),
                 limit: shape.console_limit,

@@ -14,7 +14,7 @@ use std::{
 use costrel_tests::{installation, kernel, kvm_backend, skipped};
 use costrel_vmm::{
     Backend, Console, Disk, DiskAccess, DiskName, Exit, GuestPort, KernelImage, Machine,
-    MachineSpec, Memory, VcpuCount,
+    MachineSpec, Memory, Saving, VcpuCount,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -87,6 +87,7 @@ impl Arena {
                 disk("scratch", DiskAccess::Scratch),
             ],
             ports: vec![PORT],
+            saving: Saving::Never,
             console: Console { path: console.clone(), limit: CONSOLE_LIMIT },
             directory,
         };

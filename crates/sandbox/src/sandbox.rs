@@ -14,7 +14,7 @@ use costrel_agent_client::{
 use costrel_rootfs::{StageError, StagedDisk, create_scratch};
 use costrel_vmm::{
     Backend, BootError, Console, DialError, Disk, DiskAccess, DiskName, Exit, GuestPort,
-    KernelImage, Machine, MachineSpec, Memory, SpecError, VcpuCount,
+    KernelImage, Machine, MachineSpec, Memory, Saving, SpecError, VcpuCount,
 };
 use uuid::Uuid;
 
@@ -260,6 +260,7 @@ fn machine_spec(
         kernel_arguments: vec!["init=/sbin/vminitd".to_owned()],
         disks,
         ports: vec![GuestPort(AGENT_PORT)],
+        saving: Saving::Never,
         console: Console { path: directory.path().join("console.log"), limit: CONSOLE_LIMIT },
         directory: directory.path().to_owned(),
     })

@@ -10,7 +10,7 @@ use std::{path::PathBuf, time::Instant};
 
 use costrel_vmm::{
     Backend as _, Console, Disk, DiskAccess, DiskName, GuestPort, KernelImage, MachineSpec, Memory,
-    Strictness, VcpuCount,
+    Saving, Strictness, VcpuCount,
 };
 use costrel_vmm_kvm::{HugePages, KvmBackend, KvmSettings};
 
@@ -53,6 +53,7 @@ async fn main() -> Outcome<()> {
             kernel_arguments,
             disks,
             ports: port.into_iter().collect(),
+            saving: Saving::Never,
             console: Console { path: "/dev/stdout".into(), limit: 1 << 30 },
             directory,
         })

@@ -13,7 +13,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use costrel_vmm::{Backend, BootError, JailReport, Machine, MachineSpec, Strictness};
+use costrel_vmm::{Backend, BootError, JailReport, Machine, MachineSpec, Restorer, Strictness};
 use costrel_vmm_process::{FileView, GroupSpec, JailSpec, MonitorSpec, ResourceLimits, spawn};
 use tokio::sync::oneshot;
 
@@ -136,6 +136,10 @@ impl Backend for KvmBackend {
             Ok(machine) => Ok(Box::new(machine?)),
             Err(_) => Err(BootError::Monitor { reason: "its supervisor panicked".to_owned() }),
         }
+    }
+
+    fn restorer(&self) -> Option<&dyn Restorer> {
+        None
     }
 }
 

@@ -10,7 +10,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use costrel_vmm::{ByteStream, DialError, Exit, GuestPort, JailReport, Machine, MachineError};
+use costrel_vmm::{
+    ByteStream, DialError, Exit, GuestPort, JailReport, Machine, MachineError, Saver,
+};
 use costrel_vmm_process::MachineOwner;
 use tokio::sync::oneshot;
 
@@ -122,6 +124,10 @@ impl Machine for KvmMachine {
 
     async fn resume(&self) -> Result<(), MachineError> {
         self.command(Verb::Resume, "resume").await.map(drop)
+    }
+
+    fn saver(&self) -> Option<&dyn Saver> {
+        None
     }
 
     async fn wait(&self) -> Exit {

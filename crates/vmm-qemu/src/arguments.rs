@@ -140,7 +140,7 @@ impl CommandLine {
 
 #[cfg(test)]
 mod tests {
-    use costrel_vmm::{Console, Disk, DiskName, KernelImage, Memory, VcpuCount};
+    use costrel_vmm::{Console, Disk, DiskName, KernelImage, Memory, Saving, VcpuCount};
 
     use super::*;
 
@@ -157,6 +157,7 @@ mod tests {
             kernel_arguments: vec!["init=/sbin/vminitd".into()],
             disks: vec![disk("init", DiskAccess::ReadOnly), disk("scratch", DiskAccess::Scratch)],
             ports: vec![GuestPort(1024)],
+            saving: Saving::Never,
             console: Console { path: "/c,d".into(), limit: 1 },
             directory: "/tmp/x,y".into(),
         }

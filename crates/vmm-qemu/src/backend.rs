@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use costrel_vmm::{Backend, BootError, JailReport, Machine, MachineSpec, Strictness};
+use costrel_vmm::{Backend, BootError, JailReport, Machine, MachineSpec, Restorer, Strictness};
 use costrel_vmm_process::SpawnError;
 use rustix::fs::Access;
 use tokio::sync::oneshot;
@@ -180,6 +180,10 @@ impl Backend for QemuBackend {
             Ok(machine) => Ok(Box::new(machine?)),
             Err(_) => Err(BootError::Monitor { reason: "its supervisor panicked".to_owned() }),
         }
+    }
+
+    fn restorer(&self) -> Option<&dyn Restorer> {
+        None
     }
 }
 

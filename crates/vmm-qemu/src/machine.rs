@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use costrel_vmm::{
-    ByteStream, ConsoleWatch, DialError, Exit, GuestPort, JailReport, Machine, MachineError,
+    ByteStream, ConsoleWatch, DialError, Exit, GuestPort, JailReport, Machine, MachineError, Saver,
 };
 use costrel_vmm_process::MachineOwner;
 
@@ -47,6 +47,10 @@ impl Machine for QemuMachine {
 
     async fn resume(&self) -> Result<(), MachineError> {
         self.command("cont").await
+    }
+
+    fn saver(&self) -> Option<&dyn Saver> {
+        None
     }
 
     async fn wait(&self) -> Exit {

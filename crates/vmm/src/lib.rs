@@ -10,6 +10,7 @@ mod files;
 mod isolation;
 mod kernel;
 mod machine;
+mod snapshot;
 mod spec;
 
 pub use console::ConsoleLog;
@@ -19,7 +20,8 @@ pub use kernel::{KernelLayout, KernelSegment};
 pub use machine::{
     Backend, BootError, ByteStream, DialError, Exit, Machine, MachineError, with_sources,
 };
+pub use snapshot::{RestoreError, Restorer, SaveError, Saver, SnapshotFiles};
 pub use spec::{
-    Console, Disk, DiskAccess, DiskName, GuestPort, KernelImage, MachineSpec, Memory, SpecError,
-    VcpuCount,
+    Console, Disk, DiskAccess, DiskName, GuestPort, KernelImage, MachineSpec, Memory, Saving,
+    SpecError, VcpuCount,
 };

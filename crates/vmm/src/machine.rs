@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::{GuestPort, IsolationError, JailReport, MachineSpec};
+use crate::{GuestPort, IsolationError, JailReport, MachineSpec, Restorer, Saver};
 
 /// Something that runs virtual machines.
 #[async_trait]
@@ -21,6 +21,9 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`BootError`]; then nothing is left of the machine.
     async fn boot(&self, spec: &MachineSpec) -> Result<Box<dyn Machine>, BootError>;
+
+    /// The power to restore machines, where the backend has it.
+    fn restorer(&self) -> Option<&dyn Restorer>;
 }
 
 /// A virtual machine that was started. Dropping it kills it.
@@ -50,6 +53,9 @@ pub trait Machine: fmt::Debug + Send + Sync {
     /// # Errors
     /// As [`Machine::pause`].
     async fn resume(&self) -> Result<(), MachineError>;
+
+    /// The power to be saved, where the machine has it.
+    fn saver(&self) -> Option<&dyn Saver>;
 
     /// Waits for the machine's end.
     async fn wait(&self) -> Exit;

@@ -20,6 +20,8 @@ pub struct MachineSpec {
     pub disks: Vec<Disk>,
     /// The guest ports that [`crate::Machine::dial`] may reach.
     pub ports: Vec<GuestPort>,
+    /// Whether the machine will be saved.
+    pub saving: Saving,
     /// Where the guest's serial console goes.
     pub console: Console,
     /// A directory of this machine's own for sockets and the like; the owner removes it.
@@ -71,6 +73,15 @@ pub struct DiskName(String);
 /// number's name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct GuestPort(pub u32);
+
+/// Whether a machine will be saved ([`crate::Machine::saver`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Saving {
+    /// It cannot be.
+    Never,
+    /// It can be. Where the backend needs memory of another kind for that, it boots slower.
+    Expected,
+}
 
 /// Where the serial console's output goes.
 #[derive(Clone, Debug)]

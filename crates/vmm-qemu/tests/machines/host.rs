@@ -13,7 +13,7 @@ use std::{
 
 use costrel_vmm::{
     Backend as _, ByteStream, Console, Disk, DiskAccess, DiskName, GuestPort, KernelImage, Machine,
-    MachineSpec, Memory, VcpuCount,
+    MachineSpec, Memory, Saving, VcpuCount,
 };
 use costrel_vmm_qemu::{QemuBackend, QemuSearch};
 use rustix::{
@@ -72,6 +72,7 @@ impl Host {
                 access: DiskAccess::ReadOnly,
             }],
             ports: vec![PORT],
+            saving: Saving::Never,
             console: Console { path: PathBuf::new(), limit: 1 << 20 },
             directory: PathBuf::new(),
         };
