@@ -7,10 +7,10 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use crate::{Digest, Draft};
+use crate::{Digest, Draft, directory};
 
 /// A directory of entries, shared by all processes of one user.
 ///
@@ -75,7 +75,7 @@ pub struct Lease {
     created: bool,
     // Held for its shared lock. None where an entry came without one and none can be made: whoever
     // cannot make a lock cannot remove the entry either.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 /// What [`Store::remove`] did.
@@ -100,6 +100,8 @@ pub struct EntryInfo {
     pub apparent_size: u64,
     /// What it occupies on the disk, in bytes: less than its length where it is sparse.
     pub allocated_size: u64,
+    /// When it was used last, as far as its users have said so ([`Lease::mark_used`]).
+    pub last_used: SystemTime,
 }
 
 impl EntryName {
@@ -135,7 +137,7 @@ impl fmt::Display for EntryName {
     }
 }
 
-fn at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+pub(crate) fn at(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError::Io { operation, path, source }
 }
@@ -179,7 +181,12 @@ impl Store {
     }
 
     /// The error of something that writes.
-    fn refused(&self, operation: &'static str, path: &Path, source: io::Error) -> StoreError {
+    pub(crate) fn refused(
+        &self,
+        operation: &'static str,
+        path: &Path,
+        source: io::Error,
+    ) -> StoreError {
         if is_refusal(&source) {
             StoreError::NotWritable { root: self.root.clone(), source }
         } else {
@@ -193,7 +200,7 @@ impl Store {
         self.root.join(name.as_str())
     }
 
-    fn draft_path(&self, name: &EntryName) -> PathBuf {
+    pub(crate) fn draft_path(&self, name: &EntryName) -> PathBuf {
         self.root.join(".drafts").join(name.as_str())
     }
 
@@ -203,7 +210,7 @@ impl Store {
 
     /// The lock's file, made where it is missing. Where that is refused, one that is there serves
     /// as well: a lock needs no permission to write.
-    fn open_lock(&self, name: &EntryName) -> Result<(File, PathBuf), StoreError> {
+    pub(crate) fn open_lock(&self, name: &EntryName) -> Result<(File, PathBuf), StoreError> {
         let path = self.lock_path(name);
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(0o600);
@@ -230,7 +237,7 @@ impl Store {
     ) -> Result<Option<Lease>, StoreError> {
         let path = self.path(name);
         match fs::symlink_metadata(&path) {
-            Ok(_) => Ok(Some(Lease { path, created, _lock: lock })),
+            Ok(_) => Ok(Some(Lease { path, created, lock })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(at("look at", &path)(error)),
         }
@@ -355,7 +362,9 @@ impl Store {
             Err(TryLockError::Error(error)) => return Err(at("lock", &lock_path)(error)),
         }
         let path = self.path(name);
-        match fs::remove_file(&path) {
+        // Under the name of a draft it is no entry any more, however far the removal gets.
+        let doomed = self.draft_path(name);
+        match fs::rename(&path, &doomed).and_then(|()| remove_whatever(&doomed)) {
             Ok(()) => Ok(Removal::Removed),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Removal::Absent),
             Err(error) => Err(self.refused("remove", &path, error)),
@@ -392,21 +401,27 @@ impl Store {
             else {
                 continue;
             };
-            let metadata = match item.metadata() {
-                Ok(metadata) => metadata,
+            match self.info(name, item.path()) {
+                Ok(info) => entries.push(info),
                 // Removed since it was listed.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(at("look at", &item.path())(error)),
-            };
-            entries.push(EntryInfo {
-                name,
-                path: item.path(),
-                apparent_size: metadata.len(),
-                allocated_size: metadata.blocks() * 512,
-            });
+            }
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
+    }
+
+    fn info(&self, name: EntryName, path: PathBuf) -> io::Result<EntryInfo> {
+        let metadata = fs::symlink_metadata(&path)?;
+        let (apparent_size, allocated_size) = if metadata.is_dir() {
+            directory::sizes(&path)?
+        } else {
+            (metadata.len(), metadata.blocks() * 512)
+        };
+        let marked = fs::metadata(self.lock_path(&name)).and_then(|lock| lock.modified());
+        let last_used = marked.or_else(|_| metadata.modified())?;
+        Ok(EntryInfo { name, path, apparent_size, allocated_size, last_used })
     }
 
     /// Removes what killed writers left, as far as that is allowed. Returns how many drafts that
@@ -432,10 +447,9 @@ impl Store {
                 Err(error) => return Err(error),
             };
             if writer.try_lock().is_ok() && replacer.try_lock().is_ok() {
-                match fs::remove_file(item.path()) {
+                match remove_whatever(&item.path()) {
                     Ok(()) => swept += 1,
-                    Err(error) if error.kind() == io::ErrorKind::NotFound || is_refusal(&error) => {
-                    }
+                    Err(error) if is_refusal(&error) => {}
                     Err(error) => return Err(at("remove", &item.path())(error)),
                 }
             }
@@ -444,7 +458,32 @@ impl Store {
     }
 }
 
+/// Removes a file, or a directory with all that is in it, if it is there.
+pub(crate) fn remove_whatever(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 impl Lease {
+    pub(crate) fn of_new(path: PathBuf, lock: Option<File>) -> Self {
+        Self { path, created: true, lock }
+    }
+
+    /// Notes that the entry is used now ([`EntryInfo::last_used`]). Where that cannot be noted, it
+    /// is not.
+    pub fn mark_used(&self) {
+        if let Some(lock) = &self.lock {
+            let _ = lock.set_modified(SystemTime::now());
+        }
+    }
+
     /// Where the entry is.
     #[must_use]
     pub fn path(&self) -> &Path {
