@@ -259,6 +259,23 @@ impl Store {
         self.lease(name, lock, false)
     }
 
+    /// The entry of this name, if it is there and nobody writes or removes it at this moment.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn try_get(&self, name: &EntryName) -> Result<Option<Lease>, StoreError> {
+        let lock = match self.open_lock(name) {
+            Ok((lock, path)) => match lock.try_lock_shared() {
+                Ok(()) => Some(lock),
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(at("lock", &path)(error)),
+            },
+            Err(StoreError::NotWritable { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        self.lease(name, lock, false)
+    }
+
     /// The entry of this name; where it is missing, `write` makes it, while other processes that
     /// want it wait. If `write` fails, or the process is killed, there is no entry.
     ///
@@ -368,6 +385,21 @@ impl Store {
             Ok(()) => Ok(Removal::Removed),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Removal::Absent),
             Err(error) => Err(self.refused("remove", &path, error)),
+        }
+    }
+
+    /// Removes an entry that nobody should use any more, whoever does: what they have open they keep.
+    /// Nothing happens where there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::NotWritable`] and [`StoreError::Io`].
+    pub fn discard(&self, entry: &Lease) -> Result<(), StoreError> {
+        let name = entry.path.file_name().unwrap_or_default().to_string_lossy();
+        // A name that no writer uses, and that is swept if we get no further.
+        let doomed = self.draft_path(&EntryName(format!("{name}.{}", std::process::id())));
+        match fs::rename(&entry.path, &doomed).and_then(|()| remove_whatever(&doomed)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(|error| self.refused("remove", &entry.path, error)),
         }
     }
 
