@@ -1,12 +1,23 @@
-//! The workload's control group: its memory limit, its peak, and the end of all its processes.
+//! The workload's control group: its memory limit, its peak, its standstill, and the end of all its
+//! processes.
 
 use std::{
     fs::{self, File},
     io::{self, Read as _, Seek as _},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
+
+use tokio::time::{sleep, timeout};
+
+/// How long the group may take to stand still, and to go on. A process that the kernel cannot stop
+/// waits for a disk: a host that is that slow has other worries.
+const FREEZE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A cgroup v2 group for all processes of the workload.
 ///
@@ -17,7 +28,10 @@ pub(crate) struct Cgroup {
     procs: Arc<OwnedFd>,
     kill: Arc<File>,
     peak: Arc<File>,
+    memory_events: Arc<File>,
+    freeze: Arc<File>,
     events: Arc<File>,
+    frozen: Arc<AtomicBool>,
     limit: Option<u64>,
 }
 
@@ -43,17 +57,56 @@ impl Cgroup {
             procs: Arc::new(open("cgroup.procs", true)?.into()),
             kill: Arc::new(open("cgroup.kill", true)?),
             peak: Arc::new(open("memory.peak", false)?),
-            events: Arc::new(open("memory.events", false)?),
+            memory_events: Arc::new(open("memory.events", false)?),
+            freeze: Arc::new(open("cgroup.freeze", true)?),
+            events: Arc::new(open("cgroup.events", false)?),
+            frozen: Arc::default(),
             limit,
         })
     }
 
-    /// Where a new process writes `0` to join.
-    pub(crate) fn procs(&self) -> Arc<OwnedFd> {
-        Arc::clone(&self.procs)
+    /// Where a new process writes `0` to join. Not while the group stands still: the process would
+    /// stop before its program runs, and whoever starts it would wait for that.
+    pub(crate) fn procs(&self) -> io::Result<Arc<OwnedFd>> {
+        if self.frozen.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the machine is suspended"));
+        }
+        Ok(Arc::clone(&self.procs))
     }
 
-    /// Kills all processes in the group.
+    /// Returns when all processes of the group stand still. If they do not, all of them go on.
+    pub(crate) async fn freeze(&self) -> io::Result<()> {
+        self.frozen.store(true, Ordering::Relaxed);
+        let frozen = self.change("1").await;
+        if frozen.is_err() {
+            self.thaw().await?;
+        }
+        frozen
+    }
+
+    /// Returns when no process of the group stands still any more.
+    pub(crate) async fn thaw(&self) -> io::Result<()> {
+        self.change("0").await?;
+        self.frozen.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn change(&self, to: &str) -> io::Result<()> {
+        rustix::io::write(&*self.freeze, to.as_bytes())?;
+        let reached = async {
+            loop {
+                let events = read_again(&self.events)?;
+                if events.lines().any(|line| line.strip_prefix("frozen ") == Some(to)) {
+                    return Ok(());
+                }
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "its processes take too long");
+        timeout(FREEZE_LIMIT, reached).await.map_err(late)?
+    }
+
+    /// Kills all processes in the group, standing still or not.
     pub(crate) fn kill(&self) {
         // Fails only if the group is gone, which nobody does.
         let _ = rustix::io::write(&*self.kill, b"1");
@@ -68,7 +121,7 @@ impl Cgroup {
 
     /// How often the kernel has killed a process of the group for want of memory.
     pub(crate) fn out_of_memory_kills(&self) -> u64 {
-        let events = read_again(&self.events).unwrap_or_default();
+        let events = read_again(&self.memory_events).unwrap_or_default();
         let line = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
         line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
     }

@@ -22,6 +22,7 @@ mod accounts;
 mod cgroup;
 mod devices;
 mod disks;
+mod entropy;
 mod output;
 mod reaper;
 mod root;

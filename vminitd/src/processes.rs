@@ -52,7 +52,7 @@ impl ProcessService {
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let mut spawned = None;
         let (_, ended) = self.reaper.spawn(|| {
-            let procs = self.cgroup.get().map(Cgroup::procs);
+            let procs = self.cgroup.get().map(Cgroup::procs).transpose()?;
             let process = spawn::spawn(&spec.arguments, spec, &identity, Stdin::Piped, procs)?;
             let pid = process.pid;
             spawned = Some(process);

@@ -11,7 +11,7 @@ use costrel_agent_proto::{
     MESSAGE_LIMIT,
     v1::{
         DescribeRequest, DescribeResponse, PowerOffRequest, PowerOffResponse, PrepareRequest,
-        PrepareResponse,
+        PrepareResponse, ResumeRequest, ResumeResponse, SuspendRequest, SuspendResponse,
         agent_server::{Agent, AgentServer},
         functions_server::FunctionsServer,
         processes_server::ProcessesServer,
@@ -25,8 +25,13 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status, transport::Server};
 
 use crate::{
-    cgroup::Cgroup, function::FunctionService, processes::ProcessService, reaper::Reaper, root,
-    transport::Connection,
+    cgroup::Cgroup,
+    entropy::EntropyPool,
+    function::FunctionService,
+    processes::ProcessService,
+    reaper::Reaper,
+    root,
+    transport::{Connection, Retirement},
 };
 
 /// Why the agent stopped serving.
@@ -50,7 +55,7 @@ pub async fn serve(
     let reaper = Reaper::start().map_err(ServeError::Signals)?;
     let cgroup = Arc::new(OnceLock::new());
     let started = clock_gettime(ClockId::Boottime);
-    let machine = MachineService { cgroup: Arc::clone(&cgroup), started };
+    let machine = MachineService { cgroup: Arc::clone(&cgroup), entropy: OnceLock::new(), started };
     let functions = FunctionService::new(reaper.clone(), Arc::clone(&cgroup));
     let processes = ProcessService::new(reaper, cgroup);
     Server::builder()
@@ -66,24 +71,25 @@ pub async fn serve(
 
 #[derive(Debug)]
 struct MachineService {
+    /// Both are set once the root was prepared, the cgroup last.
     cgroup: Arc<OnceLock<Cgroup>>,
+    entropy: OnceLock<EntropyPool>,
     started: Timespec,
 }
 
 impl MachineService {
     fn prepare(&self, request: &PrepareRequest) -> Result<(), Status> {
-        let failed =
-            |what: &str, error: io::Error| Status::internal(format!("cannot {what}: {error}"));
         if self.cgroup.get().is_some() {
             return Err(Status::failed_precondition("the machine was prepared before"));
         }
         if request.clock_unix_nanos > 0 {
             set_clock(request.clock_unix_nanos).map_err(|error| failed("set the clock", error))?;
         }
+        let entropy =
+            EntropyPool::open().map_err(|error| failed("open the random device", error))?;
         if !request.entropy.is_empty() {
-            // Mixed in, not credited: the kernel has its own sources for that.
-            fs::write("/dev/urandom", &request.entropy)
-                .map_err(|error| failed("add entropy", error))?;
+            // Not credited: the kernel has its own sources for that.
+            entropy.mix(&request.entropy).map_err(|error| failed("add entropy", error))?;
         }
         let hostname = if request.hostname.is_empty() { "localhost" } else { &request.hostname };
         sethostname(hostname.as_bytes())
@@ -92,9 +98,53 @@ impl MachineService {
         let cgroup = Cgroup::create(Path::new("/sys/fs/cgroup"), limit)
             .map_err(|error| failed("make the cgroup", error))?;
         root::enter(request).map_err(|error| Status::internal(error.to_string()))?;
+        let _ = self.entropy.set(entropy);
         let _ = self.cgroup.set(cgroup);
         Ok(())
     }
+
+    fn prepared(&self) -> Result<(&Cgroup, &EntropyPool), Status> {
+        self.cgroup
+            .get()
+            .zip(self.entropy.get())
+            .ok_or_else(|| Status::failed_precondition("the machine was not prepared"))
+    }
+
+    async fn suspend(&self) -> Result<(), Status> {
+        let (cgroup, _) = self.prepared()?;
+        cgroup.freeze().await.map_err(|error| failed("stop the workload", error))
+    }
+
+    /// The workload goes on last: it must not see the old clock, draw what others draw too, or run
+    /// at all in a machine that is not in order.
+    async fn resume(&self, request: &ResumeRequest) -> Result<(), Status> {
+        let (cgroup, entropy) = self.prepared()?;
+        if (1..ENTROPY_MINIMUM).contains(&request.entropy.len()) {
+            let what = format!("fewer than {ENTROPY_MINIMUM} bytes of entropy");
+            return Err(Status::invalid_argument(what));
+        }
+        if request.clock_unix_nanos > 0 {
+            set_clock(request.clock_unix_nanos).map_err(|error| failed("set the clock", error))?;
+        }
+        if !request.entropy.is_empty() {
+            entropy
+                .reseed(&request.entropy)
+                .map_err(|error| failed("reseed the random numbers", error))?;
+        }
+        if !request.hostname.is_empty() {
+            sethostname(request.hostname.as_bytes())
+                .map_err(|error| failed("set the host name", error.into()))?;
+        }
+        cgroup.thaw().await.map_err(|error| failed("let the workload go on", error))
+    }
+}
+
+/// What the kernel's generator takes for a whole seed, in bytes.
+const ENTROPY_MINIMUM: usize = 32;
+
+#[expect(clippy::needless_pass_by_value, reason = "it ends here, as `map_err` has it")]
+fn failed(what: &str, error: io::Error) -> Status {
+    Status::internal(format!("cannot {what}: {error}"))
 }
 
 fn set_clock(unix_nanos: u64) -> io::Result<()> {
@@ -132,6 +182,25 @@ impl Agent for MachineService {
     ) -> Result<Response<PrepareResponse>, Status> {
         MachineService::prepare(self, request.get_ref())?;
         Ok(Response::new(PrepareResponse {}))
+    }
+
+    async fn suspend(
+        &self,
+        request: Request<SuspendRequest>,
+    ) -> Result<Response<SuspendResponse>, Status> {
+        MachineService::suspend(self).await?;
+        if let Some(connection) = request.extensions().get::<Retirement>() {
+            connection.retire();
+        }
+        Ok(Response::new(SuspendResponse {}))
+    }
+
+    async fn resume(
+        &self,
+        request: Request<ResumeRequest>,
+    ) -> Result<Response<ResumeResponse>, Status> {
+        MachineService::resume(self, request.get_ref()).await?;
+        Ok(Response::new(ResumeResponse {}))
     }
 
     async fn power_off(

@@ -9,7 +9,7 @@ use std::{io, path::PathBuf, pin::Pin};
 use costrel_agent_proto::AGENT_PORT;
 use tokio_stream::Stream;
 
-pub use connection::Connection;
+pub use connection::{Connection, Retirement};
 
 /// The kinds of byte stream between host and guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

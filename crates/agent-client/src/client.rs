@@ -5,8 +5,8 @@ use std::{io, sync::Mutex};
 use costrel_agent_proto::{
     MESSAGE_LIMIT,
     v1::{
-        DescribeRequest, DescribeResponse, PowerOffRequest, PrepareRequest,
-        agent_client::AgentClient as AgentStub, functions_client::FunctionsClient,
+        DescribeRequest, DescribeResponse, PowerOffRequest, PrepareRequest, ResumeRequest,
+        SuspendRequest, agent_client::AgentClient as AgentStub, functions_client::FunctionsClient,
         processes_client::ProcessesClient,
     },
 };
@@ -96,6 +96,26 @@ impl AgentClient {
     /// [`AgentError::Call`].
     pub async fn prepare(&self, request: PrepareRequest) -> Result<(), AgentError> {
         self.machine().prepare(request).await.map_err(failed("prepare the root file system"))?;
+        Ok(())
+    }
+
+    /// Has the workload stand still, so that the machine can be saved. The agent listens to this
+    /// connection no longer, and ends it: drop it, with the sessions on it.
+    ///
+    /// # Errors
+    /// [`AgentError::Call`]: the workload goes on.
+    pub async fn suspend(&self) -> Result<(), AgentError> {
+        self.machine().suspend(SuspendRequest {}).await.map_err(failed("suspend the machine"))?;
+        Ok(())
+    }
+
+    /// Has the workload go on, in the machine that was suspended or in one restored from it. May be
+    /// called again when it failed.
+    ///
+    /// # Errors
+    /// [`AgentError::Call`]: the workload stands still as before.
+    pub async fn resume(&self, request: ResumeRequest) -> Result<(), AgentError> {
+        self.machine().resume(request).await.map_err(failed("resume the machine"))?;
         Ok(())
     }
 

@@ -1,8 +1,8 @@
 //! The conversation about the machine's Lambda function.
 
 use costrel_agent_proto::v1::{
-    GuestMessage, HostMessage, Invoke, KillRuntime, StartRuntime, guest_message,
-    host_message::Message,
+    ContinueRestore, Credentials, GuestMessage, HostMessage, Invoke, KillRuntime, StartRuntime,
+    guest_message, host_message::Message,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -33,12 +33,30 @@ impl AgentClient {
 }
 
 impl FunctionSession {
-    /// Starts the runtime. Its first event is [`guest_message::Message::InitDone`] or a failure.
+    /// Starts the runtime. Its first event is [`guest_message::Message::InitDone`] or a failure;
+    /// where it may be restored, it may be [`guest_message::Message::RestoreReady`].
     ///
     /// # Errors
     /// [`AgentError::BrokeOff`].
     pub async fn start_runtime(&self, start: StartRuntime) -> Result<(), AgentError> {
         self.send(Message::StartRuntime(start)).await
+    }
+
+    /// Lets the runtime go on that waits for it since [`guest_message::Message::RestoreReady`]. Its
+    /// next event is as after its start.
+    ///
+    /// # Errors
+    /// [`AgentError::BrokeOff`].
+    pub async fn continue_restore(&self) -> Result<(), AgentError> {
+        self.send(Message::ContinueRestore(ContinueRestore {})).await
+    }
+
+    /// Gives the runtime credentials to ask for, in place of those given before.
+    ///
+    /// # Errors
+    /// [`AgentError::BrokeOff`].
+    pub async fn set_credentials(&self, credentials: Credentials) -> Result<(), AgentError> {
+        self.send(Message::Credentials(credentials)).await
     }
 
     /// Hands an invocation to the runtime.

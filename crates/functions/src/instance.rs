@@ -255,6 +255,7 @@ impl Instance {
         let start = StartRuntime {
             process: Some(process),
             bootstrap_candidates: function.bootstraps.clone(),
+            snap_start: false,
         };
         self.session.start_runtime(start).await?;
         let failure = loop {

@@ -8,6 +8,9 @@ pub(super) const RESPONSE_LIMIT: usize = 6_291_556;
 /// The port of the Runtime API on the guest's loopback.
 pub(super) const PORT: u16 = 9001;
 
+/// Where AWS's runtimes are told to ask for credentials after a restore.
+pub(super) const CREDENTIALS_PATH: &str = "/2021-04-23/credentials";
+
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("lambda-runtime-aws-request-id");
 pub(super) const DEADLINE: HeaderName = HeaderName::from_static("lambda-runtime-deadline-ms");
 pub(super) const FUNCTION_ARN: HeaderName =

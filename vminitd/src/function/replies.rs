@@ -27,6 +27,19 @@ pub(super) fn accepted() -> Reply {
     reply(StatusCode::ACCEPTED, "application/json", r#"{"status":"OK"}"#)
 }
 
+pub(super) fn restored() -> Reply {
+    reply(StatusCode::OK, "application/json", "")
+}
+
+pub(super) fn credentials(body: Bytes) -> Reply {
+    reply(StatusCode::OK, "application/json", body)
+}
+
+/// Without a token, or with the wrong one.
+pub(super) fn no_credentials(status: StatusCode) -> Reply {
+    reply(status, "text/plain", "cannot get credentials for the provided token\n")
+}
+
 pub(super) fn pong() -> Reply {
     reply(StatusCode::OK, "text/plain", "pong")
 }

@@ -1,6 +1,7 @@
 //! The HTTP server on 127.0.0.1:9001 that the function's runtime talks to.
 //!
-//! Specification: AWS's Lambda Runtime API, version 2018-06-01.
+//! Specification: AWS's Lambda Runtime API, version 2018-06-01, with what SnapStart adds to it; and
+//! the container credentials provider of AWS's SDKs.
 
 use std::{convert::Infallible, io, sync::Arc};
 
@@ -8,9 +9,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
 use costrel_agent_proto::v1::{
     ErrorReport, InitDone, Invoke, InvokeDone, ResponseEnd, ResponseMode, ResponseStart,
-    guest_message::Message,
+    RestoreReady, guest_message::Message,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -51,12 +52,15 @@ async fn serve_connection(stream: tokio::net::TcpStream, shared: Arc<Shared>) {
 
 async fn handle(shared: &Shared, request: Request<Incoming>) -> Reply {
     let path = request.uri().path().to_owned();
+    let get = request.method() == Method::GET;
+    let post = request.method() == Method::POST;
+    if path == protocol::CREDENTIALS_PATH && get {
+        return credentials(shared, request.headers());
+    }
     let Some(path) = path.strip_prefix("/2018-06-01/") else {
         return replies::not_found();
     };
     let segments: Vec<&str> = path.split('/').collect();
-    let get = request.method() == Method::GET;
-    let post = request.method() == Method::POST;
     match segments[..] {
         ["ping"] if get => replies::pong(),
         ["runtime", "invocation", "next"] if get => next(shared).await,
@@ -65,10 +69,14 @@ async fn handle(shared: &Shared, request: Request<Incoming>) -> Reply {
             invocation_error(shared, id, request).await
         }
         ["runtime", "init", "error"] if post => init_error(shared, request).await,
+        ["runtime", "restore", _] if !shared.runtime().snap_start => replies::not_found(),
+        ["runtime", "restore", "next"] if get => restore_next(shared).await,
+        ["runtime", "restore", "error"] if post => restore_error(shared, request).await,
         ["ping"]
         | ["runtime", "invocation", "next"]
         | ["runtime", "invocation", _, "response" | "error"]
-        | ["runtime", "init", "error"] => replies::method_not_allowed(),
+        | ["runtime", "init", "error"]
+        | ["runtime", "restore", "next" | "error"] => replies::method_not_allowed(),
         _ => replies::not_found(),
     }
 }
@@ -203,6 +211,40 @@ async fn init_error(shared: &Shared, request: Request<Incoming>) -> Reply {
     shared.drain_output().await;
     shared.send(Message::InitError(report)).await;
     replies::accepted()
+}
+
+async fn restore_next(shared: &Shared) -> Reply {
+    if let Err(refusal) = shared.runtime().state.ask_restore() {
+        return replies::refused(&refusal);
+    }
+    shared.drain_output().await;
+    shared.send(Message::RestoreReady(RestoreReady {})).await;
+    shared.restored().await;
+    replies::restored()
+}
+
+async fn restore_error(shared: &Shared, request: Request<Incoming>) -> Reply {
+    let report = match error_report("", request).await {
+        Ok(report) => report,
+        Err(reply) => return reply,
+    };
+    if let Err(refusal) = shared.runtime().state.restore_failed() {
+        return replies::refused(&refusal);
+    }
+    shared.drain_output().await;
+    shared.send(Message::RestoreError(report)).await;
+    replies::accepted()
+}
+
+fn credentials(shared: &Shared, headers: &HeaderMap) -> Reply {
+    let Some(credentials) = shared.credentials() else { return replies::not_found() };
+    match headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes) {
+        None | Some(b"") => replies::no_credentials(StatusCode::UNAUTHORIZED),
+        Some(token) if token == credentials.authorization_token.as_bytes() => {
+            replies::credentials(credentials.body)
+        }
+        Some(_) => replies::no_credentials(StatusCode::FORBIDDEN),
+    }
 }
 
 async fn error_report(id: &str, request: Request<Incoming>) -> Result<ErrorReport, Reply> {

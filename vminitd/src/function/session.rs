@@ -6,21 +6,22 @@ use std::{
 };
 
 use costrel_agent_proto::v1::{
-    GuestMessage, HostMessage, Invoke, KillRuntime, functions_server::Functions, guest_message,
-    host_message::Message,
+    ContinueRestore, Credentials, GuestMessage, HostMessage, Invoke, KillRuntime,
+    functions_server::Functions, guest_message, host_message::Message,
 };
 use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{protocol, runtime_api, state::RuntimeState, supervisor};
-use crate::{cgroup::Cgroup, output::Output, reaper::Reaper};
+use crate::{cgroup::Cgroup, output::Output, reaper::Reaper, transport::Retirement};
 
 /// What the Runtime API, the supervisor and the session share.
 #[derive(Debug)]
 pub(super) struct Shared {
     runtime: Mutex<Runtime>,
-    /// An invocation has come.
+    credentials: Mutex<Option<Credentials>>,
+    /// An invocation has come, or word that the runtime may go on after a restore.
     arrived: Notify,
     outbox: mpsc::Sender<guest_message::Message>,
     pub(super) reaper: Reaper,
@@ -33,7 +34,16 @@ pub(super) struct Shared {
 pub(super) struct Runtime {
     pub(super) state: RuntimeState,
     pub(super) output: Option<Arc<Output>>,
+    /// Whether it was told that it may be restored.
+    pub(super) snap_start: bool,
     waiting: Option<Invoke>,
+}
+
+impl Runtime {
+    /// A process that has just started.
+    pub(super) fn started(output: Option<Arc<Output>>, snap_start: bool) -> Self {
+        Self { state: RuntimeState::Started, output, snap_start, waiting: None }
+    }
 }
 
 impl Shared {
@@ -74,14 +84,39 @@ impl Shared {
         }
     }
 
+    /// Waits until the host lets the runtime go on from `restore/next`.
+    pub(super) async fn restored(&self) {
+        loop {
+            let arrived = self.arrived.notified();
+            if self.runtime().state == RuntimeState::Restoring {
+                return;
+            }
+            arrived.await;
+        }
+    }
+
+    fn continue_restore(&self) {
+        self.runtime().state.restored();
+        self.arrived.notify_waiters();
+    }
+
+    /// What the runtime gets where it asks for credentials; nothing until the host has given any.
+    pub(super) fn credentials(&self) -> Option<Credentials> {
+        self.credentials.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_credentials(&self, credentials: Credentials) {
+        *self.credentials.lock().unwrap_or_else(PoisonError::into_inner) = Some(credentials);
+    }
+
     fn invoke(&self, invoke: Invoke) {
         self.runtime().waiting = Some(invoke);
         self.arrived.notify_waiters();
     }
 
     /// A runtime process is about to start, or has ended: whatever was under way is void.
-    pub(super) fn reset(&self, state: RuntimeState, output: Option<Arc<Output>>) {
-        *self.runtime() = Runtime { state, output, waiting: None };
+    pub(super) fn reset(&self, runtime: Runtime) {
+        *self.runtime() = runtime;
     }
 }
 
@@ -103,8 +138,14 @@ impl FunctionService {
 
     pub(super) fn on_port(reaper: Reaper, cgroup: Arc<OnceLock<Cgroup>>, port: u16) -> Self {
         let (outbox, inbox) = mpsc::channel(8);
-        let shared =
-            Shared { runtime: Mutex::default(), arrived: Notify::new(), outbox, reaper, cgroup };
+        let shared = Shared {
+            runtime: Mutex::default(),
+            credentials: Mutex::default(),
+            arrived: Notify::new(),
+            outbox,
+            reaper,
+            cgroup,
+        };
         Self {
             shared: Arc::new(shared),
             inbox: Arc::new(AsyncMutex::new(inbox)),
@@ -139,6 +180,8 @@ impl FunctionService {
                 supervisor::start(&self.shared, start).await;
             }
             Message::Invoke(invoke) => self.shared.invoke(invoke),
+            Message::ContinueRestore(ContinueRestore {}) => self.shared.continue_restore(),
+            Message::Credentials(credentials) => self.shared.set_credentials(credentials),
             Message::KillRuntime(KillRuntime {}) => {
                 if let Some(cgroup) = self.shared.cgroup.get() {
                     cgroup.kill();
@@ -157,12 +200,24 @@ impl Functions for FunctionService {
         &self,
         request: Request<Streaming<HostMessage>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
+        let connection = request.extensions().get::<Retirement>().cloned();
+        let retired = async move {
+            match connection {
+                Some(connection) => connection.retired().await,
+                None => std::future::pending().await,
+            }
+        };
         let mut commands = request.into_inner();
         let service = self.clone();
         let replies = async_stream::stream! {
             let mut inbox = service.inbox.lock().await;
+            let mut retired = std::pin::pin!(retired);
             loop {
                 tokio::select! {
+                    biased;
+                    // What is said from now on is for the next who attaches. To end in due form
+                    // would put words on the stream that may come out when another has it.
+                    () = &mut retired => std::future::pending().await,
                     command = commands.next() => match command {
                         Some(Ok(HostMessage { message: Some(message) })) => {
                             if let Err(status) = service.obey(message).await {

@@ -3,8 +3,12 @@
 //! ```text
 //! Absent ─start─► Started ─next─► Ready ─invoke─► Running ─response│error─► ResponseSent
 //!                    │              ▲                                            │
-//!                    └init/error─► InitError      └────────────────next──────────┘
+//!                    │└init/error─► InitError     └────────────────next──────────┘
+//!                    │
+//!                    └restore/next─► RestoreReady ─host─► Restoring ─next─► Ready
+//!                                                            └restore/error─► RestoreError
 //! ```
+//! The states' names are those of AWS's emulator, which says them where it refuses a call.
 
 use costrel_agent_proto::v1::Invoke;
 
@@ -18,6 +22,12 @@ pub(super) enum RuntimeState {
     Started,
     /// It said that its initialisation failed.
     InitError,
+    /// It waits to be restored: what its hooks do before a snapshot is done.
+    RestoreReady,
+    /// It runs what its hooks do after a restore.
+    Restoring,
+    /// It said that they failed.
+    RestoreError,
     /// It waits for an invocation.
     Ready,
     /// It works on the invocation of this id.
@@ -51,6 +61,9 @@ impl RuntimeState {
         match self {
             Self::Absent | Self::Started => "Started",
             Self::InitError => "InitError",
+            Self::RestoreReady => "RestoreReady",
+            Self::Restoring => "Restoring",
+            Self::RestoreError => "RestoreError",
             Self::Ready => "Ready",
             Self::Running(_) => "Running",
             Self::ResponseSent(_) => "ResponseSent",
@@ -64,10 +77,12 @@ impl RuntimeState {
     /// `GET invocation/next`.
     pub(super) fn ask_next(&mut self) -> Result<Ended, Refusal> {
         let ended = match self {
-            Self::Absent | Self::Started => Ended::Init,
+            Self::Absent | Self::Started | Self::Restoring => Ended::Init,
             Self::Ready => Ended::Nothing,
             Self::ResponseSent(_) => Ended::Invocation,
-            Self::InitError | Self::Running(_) => return self.refuse("Ready"),
+            Self::InitError | Self::RestoreReady | Self::RestoreError | Self::Running(_) => {
+                return self.refuse("Ready");
+            }
         };
         *self = Self::Ready;
         Ok(ended)
@@ -104,6 +119,36 @@ impl RuntimeState {
                 Ok(())
             }
             _ => self.refuse("InitError"),
+        }
+    }
+
+    /// `GET restore/next`. Where it is refused, AWS's emulator names the wrong state, as here.
+    pub(super) fn ask_restore(&mut self) -> Result<(), Refusal> {
+        match self {
+            Self::Started => {
+                *self = Self::RestoreReady;
+                Ok(())
+            }
+            _ => self.refuse("Ready"),
+        }
+    }
+
+    /// The host lets the runtime go on.
+    pub(super) fn restored(&mut self) {
+        // Unless the runtime was replaced meanwhile.
+        if *self == Self::RestoreReady {
+            *self = Self::Restoring;
+        }
+    }
+
+    /// `POST restore/error`.
+    pub(super) fn restore_failed(&mut self) -> Result<(), Refusal> {
+        match self {
+            Self::Restoring => {
+                *self = Self::RestoreError;
+                Ok(())
+            }
+            _ => self.refuse("RestoreError"),
         }
     }
 }

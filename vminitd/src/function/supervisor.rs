@@ -9,7 +9,7 @@ use costrel_agent_proto::v1::{
 };
 use tokio::sync::oneshot;
 
-use super::{session::Shared, state::RuntimeState};
+use super::session::{Runtime, Shared};
 use crate::{
     accounts::Accounts,
     cgroup::Cgroup,
@@ -37,7 +37,7 @@ fn try_start(shared: &Arc<Shared>, start: StartRuntime) -> Result<(), String> {
     let (_, ended) = shared
         .reaper
         .spawn(|| {
-            let procs = shared.cgroup.get().map(Cgroup::procs);
+            let procs = shared.cgroup.get().map(Cgroup::procs).transpose()?;
             let process = spawn::spawn(&arguments, &spec, &identity, Stdin::Null, procs)?;
             let pid = process.pid;
             spawned = Some(process);
@@ -62,7 +62,7 @@ fn try_start(shared: &Arc<Shared>, start: StartRuntime) -> Result<(), String> {
     let output = Output::pump(stdout, stderr, deliver)
         .map_err(|error| format!("cannot read its output: {error}"))?;
     let output = Arc::new(output);
-    shared.reset(RuntimeState::Started, Some(Arc::clone(&output)));
+    shared.reset(Runtime::started(Some(Arc::clone(&output)), start.snap_start));
     tokio::spawn(see_end(Arc::clone(shared), output, ended, kills_before));
     Ok(())
 }
@@ -83,7 +83,7 @@ async fn see_end(
         peak_memory_bytes = cgroup.peak_memory();
     }
     output.drain().await;
-    shared.reset(RuntimeState::Absent, None);
+    shared.reset(Runtime::default());
     shared
         .send(Message::RuntimeExited(RuntimeExited { exited: Some(exited), peak_memory_bytes }))
         .await;

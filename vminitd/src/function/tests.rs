@@ -3,14 +3,18 @@
 use std::sync::{Arc, OnceLock};
 
 use costrel_agent_proto::v1::{
-    Invoke, ProcessSpec, StartRuntime, guest_message::Message, host_message,
+    ContinueRestore, Credentials, Invoke, ProcessSpec, StartRuntime, guest_message::Message,
+    host_message,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
-use super::{protocol::RESPONSE_LIMIT, session::FunctionService, state::RuntimeState};
+use super::{
+    protocol::RESPONSE_LIMIT,
+    session::{FunctionService, Runtime},
+};
 use crate::reaper::Reaper;
 
 struct Guest {
@@ -24,8 +28,20 @@ impl Guest {
         let service =
             FunctionService::on_port(Reaper::start().unwrap(), Arc::new(OnceLock::new()), 0);
         let port = service.serve_runtime_api().await.unwrap();
-        service.shared().reset(RuntimeState::Started, None);
-        Self { service, port }
+        let guest = Self { service, port };
+        guest.begin(false);
+        guest
+    }
+
+    /// A function whose runtime is this test, which may be restored.
+    async fn snap_started() -> Self {
+        let guest = Self::started().await;
+        guest.begin(true);
+        guest
+    }
+
+    fn begin(&self, snap_start: bool) {
+        self.service.shared().reset(Runtime::started(None, snap_start));
     }
 
     async fn tell(&self, message: host_message::Message) {
@@ -69,8 +85,12 @@ impl Guest {
     }
 
     async fn call(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> String {
+        self.ask(method, &format!("/2018-06-01/{path}"), headers, body).await
+    }
+
+    async fn ask(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> String {
         let mut request = format!(
-            "{method} /2018-06-01/{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
             body.len()
         )
         .into_bytes();
@@ -139,7 +159,6 @@ async fn refuses_what_the_state_does_not_allow() {
     assert!(reply.starts_with("HTTP/1.1 403 "), "{reply}");
     is(&guest.call("GET", "ping", "", b"").await, "200", "pong");
     is(&guest.call("GET", "runtime/nothing", "", b"").await, "404", "404 page not found\n");
-    assert!(guest.call("GET", "runtime/restore/next", "", b"").await.starts_with("HTTP/1.1 404 "));
     assert!(
         guest.call("POST", "runtime/invocation/next", "", b"").await.starts_with("HTTP/1.1 405 ")
     );
@@ -253,6 +272,108 @@ async fn an_init_error_is_reported_once() {
     );
 }
 
+/// Brings the runtime to where it waits in `restore/next`, has the host let it go on, and checks
+/// what it gets.
+async fn restored(guest: &Guest) {
+    let host = async {
+        assert!(matches!(guest.heard().await, Message::RestoreReady(_)));
+        let reply = guest.call("GET", "runtime/restore/next", "", b"").await;
+        refused(&reply, "RestoreReady", "Ready");
+        let reply = guest.call("GET", "runtime/invocation/next", "", b"").await;
+        refused(&reply, "RestoreReady", "Ready");
+        let reply = guest.call("POST", "runtime/restore/error", "", b"{}").await;
+        refused(&reply, "RestoreReady", "RestoreError");
+        let reply = guest.call("POST", "runtime/init/error", "", b"{}").await;
+        refused(&reply, "RestoreReady", "InitError");
+        guest.tell(host_message::Message::ContinueRestore(ContinueRestore {})).await;
+    };
+    let (reply, ()) = tokio::join!(guest.call("GET", "runtime/restore/next", "", b""), host);
+    is(&reply, "200", "");
+}
+
+fn refused(reply: &str, from: &str, to: &str) {
+    let message = format!(
+        "State transition from {from} to {to} failed for runtime. Error: State transition is not allowed"
+    );
+    let body = format!(r#"{{"errorMessage":"{message}","errorType":"InvalidStateTransition"}}"#);
+    is(reply, "403", &body);
+}
+
+#[tokio::test]
+async fn a_restore_goes_before_the_first_invocation() {
+    let guest = Guest::snap_started().await;
+    restored(&guest).await;
+    refused(&guest.call("GET", "runtime/restore/next", "", b"").await, "Restoring", "Ready");
+    refused(&guest.call("POST", "runtime/init/error", "", b"{}").await, "Restoring", "InitError");
+    guest.running("a").await;
+    refused(&guest.call("GET", "runtime/restore/next", "", b"").await, "Running", "Ready");
+    let reply = guest.call("POST", "runtime/restore/error", "", b"{}").await;
+    refused(&reply, "Running", "RestoreError");
+    // As one that came too late.
+    guest.tell(host_message::Message::ContinueRestore(ContinueRestore {})).await;
+    let path = "runtime/invocation/a/response";
+    is(&guest.call("POST", path, "", b"1").await, "202", r#"{"status":"OK"}"#);
+}
+
+#[tokio::test]
+async fn a_runtime_that_may_be_restored_need_not_care() {
+    let guest = Guest::snap_started().await;
+    let reply = guest.call("POST", "runtime/restore/error", "", b"{}").await;
+    refused(&reply, "Started", "RestoreError");
+    assert!(guest.call("POST", "runtime/restore/next", "", b"").await.starts_with("HTTP/1.1 405 "));
+    guest.running("a").await;
+}
+
+#[tokio::test]
+async fn a_restore_error_is_reported_once() {
+    let guest = Guest::snap_started().await;
+    restored(&guest).await;
+    let header = "Lambda-Runtime-Function-Error-Type: Runtime.AfterRestoreError\r\n";
+    let reply = guest.call("POST", "runtime/restore/error", header, b"[1]").await;
+    is(&reply, "202", r#"{"status":"OK"}"#);
+    let Message::RestoreError(report) = guest.heard().await else { panic!("no error") };
+    assert_eq!(
+        (report.error_type.as_str(), &report.body[..]),
+        ("Runtime.AfterRestoreError", &b"[1]"[..])
+    );
+    let reply = guest.call("POST", "runtime/restore/error", header, b"[1]").await;
+    refused(&reply, "RestoreError", "RestoreError");
+    let reply = guest.call("GET", "runtime/invocation/next", "", b"").await;
+    refused(&reply, "RestoreError", "Ready");
+}
+
+#[tokio::test]
+async fn a_runtime_that_was_not_told_of_restores_finds_none() {
+    let guest = Guest::started().await;
+    for (method, path) in [("GET", "runtime/restore/next"), ("POST", "runtime/restore/error")] {
+        is(&guest.call(method, path, "", b"").await, "404", "404 page not found\n");
+    }
+    guest.running("a").await;
+}
+
+#[tokio::test]
+async fn credentials_are_given_to_who_shows_the_token() {
+    let guest = Guest::started().await;
+    let ask = |headers: &'static str| guest.ask("GET", "/2021-04-23/credentials", headers, b"");
+    is(&ask("Authorization: first\r\n").await, "404", "404 page not found\n");
+    for token in ["first", "second"] {
+        let credentials = Credentials {
+            authorization_token: token.into(),
+            body: format!(r#"{{"AccessKeyId":"{token}"}}"#).into(),
+        };
+        guest.tell(host_message::Message::Credentials(credentials)).await;
+    }
+    is(&ask("Authorization: second\r\n").await, "200", r#"{"AccessKeyId":"second"}"#);
+    is(
+        &ask("Authorization: first\r\n").await,
+        "403",
+        "cannot get credentials for the provided token\n",
+    );
+    for header in ["", "Authorization:\r\n"] {
+        is(&ask(header).await, "401", "cannot get credentials for the provided token\n");
+    }
+}
+
 /// Through the supervisor: a real process, as the test's own user.
 #[tokio::test]
 async fn a_process_is_heard_to_its_end() {
@@ -269,7 +390,7 @@ async fn a_process_is_heard_to_its_end() {
         arguments: vec!["/bin/sh".into(), "-c".into(), script.into()],
         ..ProcessSpec::default()
     };
-    let start = StartRuntime { process: Some(process), bootstrap_candidates: vec![] };
+    let start = StartRuntime { process: Some(process), ..StartRuntime::default() };
     guest.tell(host_message::Message::StartRuntime(start)).await;
     let (mut out, mut err) = (String::new(), String::new());
     let exited = loop {
@@ -295,6 +416,7 @@ async fn a_runtime_that_is_not_there_is_told_in_awss_words() {
     let start = StartRuntime {
         process: Some(ProcessSpec::default()),
         bootstrap_candidates: vec!["/nowhere/bootstrap".into(), "/etc/passwd".into()],
+        ..StartRuntime::default()
     };
     guest.tell(host_message::Message::StartRuntime(start)).await;
     let Message::RuntimeStartFailure(failure) = guest.heard().await else { panic!("it started") };

@@ -4,22 +4,28 @@ use std::{
     io,
     os::fd::OwnedFd,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use rustix::net::Shutdown;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf, unix::AsyncFd},
-    sync::OwnedSemaphorePermit,
+    sync::{OwnedSemaphorePermit, watch},
 };
 use tonic::transport::server::Connected;
 
 /// One connection of the host.
-#[derive(Debug)]
 pub struct Connection {
-    file: Arc<AsyncFd<OwnedFd>>,
+    // Before the carrier: the next connection to a port may begin when this one has let go of it.
+    file: AsyncFd<OwnedFd>,
     carrier: Carrier,
+    /// What was read before it was known that this is a connection.
+    read_ahead: Vec<u8>,
+    retirement: Retirement,
+    /// Ready when a connection that was retired has had its time.
+    leaving: Pin<Box<dyn Future<Output = ()> + Send>>,
+    left: bool,
 }
 
 #[derive(Debug)]
@@ -30,13 +36,58 @@ enum Carrier {
     Socket,
 }
 
+/// How long a retired connection may take to send the reply that is its last.
+const LAST_WORDS: Duration = Duration::from_millis(10);
+
+/// Ends a connection from within one of its calls, which find it in their extensions.
+///
+/// From then on nothing is read: what comes may be meant for the connection that follows. The
+/// reply to the call still leaves. Then the connection is at its end, as if the host had closed it.
+#[derive(Clone, Debug)]
+pub struct Retirement(watch::Sender<bool>);
+
+impl Retirement {
+    fn new() -> Self {
+        Self(watch::Sender::new(false))
+    }
+
+    pub(crate) fn retire(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Returns when the connection was retired.
+    pub(crate) async fn retired(&self) {
+        // It cannot fail, as the sender is here.
+        let _ = self.0.subscribe().wait_for(|retired| *retired).await;
+    }
+
+    fn is_retired(&self) -> bool {
+        *self.0.borrow()
+    }
+}
+
 impl Connection {
-    pub(super) fn port(file: Arc<AsyncFd<OwnedFd>>, permit: OwnedSemaphorePermit) -> Self {
-        Self { file, carrier: Carrier::Port { _permit: permit } }
+    /// A connection to a port, of which `read_ahead` was read already.
+    pub(super) fn port(
+        file: AsyncFd<OwnedFd>,
+        read_ahead: Vec<u8>,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        Self::new(file, Carrier::Port { _permit: permit }, read_ahead)
     }
 
     pub(super) fn socket(file: AsyncFd<OwnedFd>) -> Self {
-        Self { file: Arc::new(file), carrier: Carrier::Socket }
+        Self::new(file, Carrier::Socket, Vec::new())
+    }
+
+    fn new(file: AsyncFd<OwnedFd>, carrier: Carrier, read_ahead: Vec<u8>) -> Self {
+        let retirement = Retirement::new();
+        let retired = retirement.clone();
+        let leaving = Box::pin(async move {
+            retired.retired().await;
+            tokio::time::sleep(LAST_WORDS).await;
+        });
+        Self { file, carrier, read_ahead, retirement, leaving, left: false }
     }
 }
 
@@ -49,9 +100,11 @@ pub(super) fn register(file: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = ();
+    type ConnectInfo = Retirement;
 
-    fn connect_info(&self) -> Self::ConnectInfo {}
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.retirement.clone()
+    }
 }
 
 impl AsyncRead for Connection {
@@ -60,8 +113,27 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.left || this.leaving.as_mut().poll(context).is_ready() {
+            this.left = true;
+            return Poll::Ready(Ok(()));
+        }
+        if this.retirement.is_retired() {
+            return Poll::Pending;
+        }
+        if !this.read_ahead.is_empty() {
+            let count = this.read_ahead.len().min(buffer.remaining());
+            buffer.put_slice(&this.read_ahead[..count]);
+            this.read_ahead.drain(..count);
+            return Poll::Ready(Ok(()));
+        }
         loop {
-            let mut guard = ready!(self.file.poll_read_ready(context))?;
+            let mut guard = ready!(this.file.poll_read_ready(context))?;
+            // To the executor, a hang-up is for good. A port has another host when this one has
+            // left: what it reads now may be the next one's, or nothing, again and again.
+            if matches!(this.carrier, Carrier::Port { .. }) && guard.ready().is_read_closed() {
+                return Poll::Ready(Ok(()));
+            }
             let unfilled = buffer.initialize_unfilled();
             match guard.try_io(|file| Ok(rustix::io::read(file.get_ref(), &mut *unfilled)?)) {
                 Ok(Ok(count)) => {
@@ -82,8 +154,14 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.left {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         loop {
             let mut guard = ready!(self.file.poll_write_ready(context))?;
+            if matches!(self.carrier, Carrier::Port { .. }) && guard.ready().is_write_closed() {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
             match guard.try_io(|file| Ok(rustix::io::write(file.get_ref(), bytes)?)) {
                 Ok(result) => return Poll::Ready(result),
                 Err(_would_block) => {}
