@@ -11,7 +11,8 @@ use serde_json::json;
 /// The numbers of the descriptors that QEMU inherits.
 #[derive(Debug)]
 pub(crate) struct Descriptors {
-    pub(crate) kernel: RawFd,
+    /// A file in memory that is the guest's memory, unless that is QEMU's alone.
+    pub(crate) memory: Option<RawFd>,
     /// A connected socket that takes the serial console's output.
     pub(crate) console: RawFd,
     /// A connected socket for the monitor protocol.
@@ -20,6 +21,15 @@ pub(crate) struct Descriptors {
     pub(crate) disks: Vec<RawFd>,
     /// Listening sockets, as [`MachineSpec::ports`].
     pub(crate) ports: Vec<RawFd>,
+}
+
+/// What a machine starts from.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// A kernel's descriptor, and the kernel's arguments.
+    Kernel { kernel: RawFd, arguments: String },
+    /// What another machine was; its memory is mapped privately. It comes later, by a command.
+    Snapshot,
 }
 
 /// The board has eight virtio-mmio slots; one is the serial device's, one the entropy's.
@@ -56,14 +66,23 @@ pub(crate) fn kernel_arguments(spec: &MachineSpec, tsc_khz: u64) -> Result<Strin
 pub(crate) fn command_line(
     spec: &MachineSpec,
     descriptors: &Descriptors,
-    kernel_arguments: &str,
+    origin: &Origin,
 ) -> Result<Vec<String>, BootError> {
     within("disks", spec.disks.len(), MOST_DISKS)?;
     within("guest ports", spec.ports.len(), MOST_PORTS)?;
     let mut line = CommandLine::default();
     // The PIC and the PIT are what makes up for the missing ACPI; without them boots take thrice
     // the CPU time.
-    line.add("-M", "microvm,accel=tcg,pit=on,pic=on,rtc=on,acpi=off");
+    let board = "microvm,accel=tcg,pit=on,pic=on,rtc=on,acpi=off";
+    match descriptors.memory {
+        None => line.add("-M", board),
+        Some(memory) => {
+            line.add("-M", format!("{board},memory-backend=memory"));
+            line.add("-object", memory_backend(spec, memory, origin));
+            // Whether the machine ran when it was saved is nothing to go by: it never did.
+            line.add("-global", "migration.store-global-state=off");
+        }
+    }
     line.add("-cpu", "max");
     line.add("-m", format!("{}M", spec.memory.as_mib()));
     line.add("-smp", spec.vcpus.get().to_string());
@@ -77,8 +96,16 @@ pub(crate) fn command_line(
     line.add("-chardev", format!("socket,id=qmp,fd={}", descriptors.qmp));
     line.add("-mon", "chardev=qmp,mode=control");
 
-    line.add("-kernel", format!("/proc/self/fd/{}", descriptors.kernel));
-    line.add("-append", kernel_arguments);
+    match origin {
+        Origin::Kernel { kernel, arguments } => {
+            line.add("-kernel", format!("/proc/self/fd/{kernel}"));
+            line.add("-append", arguments);
+        }
+        Origin::Snapshot => {
+            line.add("-incoming", "defer");
+            line.flags(&["-S"]);
+        }
+    }
 
     // Port 0 is for consoles. Each port costs the guest two queues at boot: no more than needed.
     let ports = spec.ports.len() + 1;
@@ -107,6 +134,17 @@ pub(crate) fn port_name(port: GuestPort) -> String {
 
 /// QEMU never needs to start a program, to change its user or to reschedule itself.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+fn memory_backend(spec: &MachineSpec, memory: RawFd, origin: &Origin) -> String {
+    let share = match origin {
+        Origin::Kernel { .. } => "on",
+        Origin::Snapshot => "off",
+    };
+    let mib = spec.memory.as_mib();
+    format!(
+        "memory-backend-file,id=memory,size={mib}M,mem-path=/proc/self/fd/{memory},share={share}"
+    )
+}
 
 fn blockdev(index: usize, access: DiskAccess) -> String {
     let read_only = access == DiskAccess::ReadOnly;
@@ -166,7 +204,7 @@ mod tests {
     fn descriptors(spec: &MachineSpec) -> Descriptors {
         let numbers = |count: usize| (20..).take(count).collect();
         Descriptors {
-            kernel: 10,
+            memory: None,
             console: 11,
             qmp: 12,
             disks: numbers(spec.disks.len()),
@@ -175,7 +213,8 @@ mod tests {
     }
 
     fn line(spec: &MachineSpec) -> Result<Vec<String>, BootError> {
-        command_line(spec, &descriptors(spec), "quiet")
+        let origin = Origin::Kernel { kernel: 10, arguments: "quiet".to_owned() };
+        command_line(spec, &descriptors(spec), &origin)
     }
 
     fn values<'a>(line: &'a [String], option: &str) -> Vec<&'a str> {
@@ -202,6 +241,22 @@ mod tests {
         let devices = values(&line, "-device");
         assert!(devices.last().unwrap().ends_with("drive=disk1,serial=scratch"));
         assert_eq!(values(&line, "-add-fd"), ["fd=20,set=0", "fd=21,set=1"]);
+    }
+
+    #[test]
+    fn a_restored_machine_has_the_saved_one_s_devices_and_memory_of_its_own() {
+        let spec = spec();
+        let descriptors = Descriptors { memory: Some(9), ..descriptors(&spec) };
+        let origin = Origin::Kernel { kernel: 10, arguments: "quiet".to_owned() };
+        let saved = command_line(&spec, &descriptors, &origin).unwrap();
+        let restored = command_line(&spec, &descriptors, &Origin::Snapshot).unwrap();
+        let object = values(&saved, "-object")[0];
+        assert!(object.ends_with("mem-path=/proc/self/fd/9,share=on"), "{object}");
+        assert_eq!(values(&restored, "-object")[0], object.replace("share=on", "share=off"));
+        assert_eq!(values(&restored, "-device"), values(&saved, "-device"));
+        assert_eq!(values(&restored, "-M"), values(&saved, "-M"));
+        assert_eq!(values(&restored, "-kernel"), Vec::<&str>::new());
+        assert_eq!(values(&restored, "-incoming"), ["defer"]);
     }
 
     #[test]

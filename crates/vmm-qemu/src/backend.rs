@@ -10,13 +10,18 @@ use std::{
 };
 
 use async_trait::async_trait;
-use costrel_vmm::{Backend, BootError, JailReport, Machine, MachineSpec, Restorer, Strictness};
+use costrel_vmm::{
+    Backend, BootError, JailReport, Machine, MachineSpec, Restorer, Saving, Strictness,
+};
 use costrel_vmm_process::SpawnError;
 use rustix::fs::Access;
 use tokio::sync::oneshot;
 
 use crate::{
     jail,
+    machine::QemuMachine,
+    memory::Backing,
+    restore::SnapshotMemories,
     supervisor::{Plan, supervise},
     tsc::TscMeasurement,
 };
@@ -36,8 +41,9 @@ pub struct QemuSearch {
 pub struct QemuBackend {
     program: PathBuf,
     version: OnceLock<String>,
-    tsc: Arc<TscMeasurement>,
+    pub(crate) tsc: Arc<TscMeasurement>,
     strictness: Strictness,
+    pub(crate) snapshots: SnapshotMemories,
 }
 
 /// Why there is no QEMU.
@@ -96,7 +102,13 @@ impl QemuBackend {
                 .ok_or(FindError::Missing)?,
         };
         let tsc = Arc::new(TscMeasurement::begin());
-        Ok(Self { program, version: OnceLock::new(), tsc, strictness: Strictness::default() })
+        Ok(Self {
+            program,
+            version: OnceLock::new(),
+            tsc,
+            strictness: Strictness::default(),
+            snapshots: SnapshotMemories::default(),
+        })
     }
 
     /// What it does about a machine that it cannot isolate as it should.
@@ -164,10 +176,34 @@ impl Backend for QemuBackend {
     }
 
     async fn boot(&self, spec: &MachineSpec) -> Result<Box<dyn Machine>, BootError> {
+        let backing = match spec.saving {
+            Saving::Never => Backing::Anonymous,
+            Saving::Expected => Backing::shared(spec.memory).map_err(|source| BootError::Host {
+                operation: "make a file for the machine's memory",
+                source,
+            })?,
+        };
+        Ok(Box::new(self.launch(spec, backing).await?))
+    }
+
+    fn restorer(&self) -> Option<&dyn Restorer> {
+        Some(self)
+    }
+}
+
+impl QemuBackend {
+    /// Starts a QEMU, and returns once the guest runs or, where there is to be one from a
+    /// snapshot, once QEMU waits for it.
+    pub(crate) async fn launch(
+        &self,
+        spec: &MachineSpec,
+        backing: Backing,
+    ) -> Result<QemuMachine, BootError> {
         spec.check()?;
         let plan = Plan {
             program: self.program.clone(),
             spec: spec.clone(),
+            backing,
             tsc: Arc::clone(&self.tsc),
             strictness: self.strictness,
         };
@@ -177,13 +213,9 @@ impl Backend for QemuBackend {
             .spawn(move || supervise(&plan, sender))
             .map_err(|source| BootError::Host { operation: "start a thread", source })?;
         match started.await {
-            Ok(machine) => Ok(Box::new(machine?)),
+            Ok(machine) => machine,
             Err(_) => Err(BootError::Monitor { reason: "its supervisor panicked".to_owned() }),
         }
-    }
-
-    fn restorer(&self) -> Option<&dyn Restorer> {
-        None
     }
 }
 

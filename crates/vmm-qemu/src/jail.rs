@@ -1,8 +1,9 @@
 //! The jail that QEMU runs in, as far as it can bear one.
 //!
 //! It has its disks, sockets and the kernel by descriptor; what it opens by itself are its
-//! libraries, its firmware and, for NUMA, what `/sys` says of the nodes. The kernel it opens anew
-//! through `/proc/self/fd`.
+//! libraries, its firmware and, for NUMA, what `/sys` says of the nodes. The kernel, and memory that
+//! is a file, it opens anew through `/proc/self/fd`; the latter has no name, so Landlock does not
+//! ask.
 
 use std::{
     fs::File,
@@ -34,7 +35,7 @@ pub(crate) fn start(
     plan: &Plan,
     arguments: &[String],
     inherited: &[BorrowedFd<'_>],
-    kernel: &Kernel,
+    kernel: Option<&Kernel>,
     disks: &[File],
 ) -> Result<MonitorProcess, BootError> {
     let spec = &plan.spec;
@@ -46,9 +47,10 @@ pub(crate) fn start(
         processes: threads,
     };
     let id = group_id(&spec.directory);
-    let group = GroupSpec { id: &id, memory: spec.memory.as_bytes() + MEMORY, processes: threads };
+    let memory = plan.backing.most(spec.memory) + MEMORY;
+    let group = GroupSpec { id: &id, memory, processes: threads };
     let readable = readable(&plan.program);
-    let reopened: Vec<_> = kernel.named().into_iter().collect();
+    let reopened: Vec<_> = kernel.and_then(Kernel::named).into_iter().collect();
     let files = FileView::ReadOnlyPrograms { readable: &readable, reopened: &reopened };
     let monitor = MonitorSpec {
         program: &plan.program,

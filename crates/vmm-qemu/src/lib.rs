@@ -18,6 +18,11 @@
 //! not read at the time of a hang-up may be lost. So a protocol on top must be able to tell its
 //! beginning, as HTTP/2 does.
 //!
+//! # Snapshots
+//! A machine whose spec says that it will be saved has its memory in a file that its owner shares;
+//! any number of machines map what was saved, privately. `SNAPSHOTS.md` has the files' form, and
+//! what there is to know of QEMU.
+//!
 //! # How a guest ends its machine
 //! The board has no ACPI, hence no power button. Both ways that Linux offers work all the same:
 //! - `reboot(RB_AUTOBOOT)`: the kernel resets the CPU (`reboot=t`), which QEMU, told `-no-reboot`,
@@ -34,9 +39,14 @@ mod backend;
 mod end;
 mod jail;
 mod machine;
+mod memory;
 mod ports;
 mod qmp;
+mod restore;
+mod save;
+mod state;
 mod supervisor;
 mod tsc;
 
 pub use backend::{FindError, QemuBackend, QemuSearch, VersionError};
+pub use restore::Prespawned;

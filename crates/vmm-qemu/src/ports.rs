@@ -2,16 +2,20 @@
 
 use std::{
     io,
-    os::unix::net::UnixListener,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::net::UnixListener,
+    },
     path::Path,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
 
 use costrel_vmm::{DialError, GuestPort};
 use costrel_vmm_process::SocketDirectory;
+use rustix::net::Shutdown;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::UnixStream,
@@ -23,7 +27,15 @@ use tokio::{
 #[derive(Debug)]
 pub(crate) struct Ports {
     directory: SocketDirectory,
-    ports: Vec<(GuestPort, Arc<Semaphore>)>,
+    ports: Vec<Arc<Port>>,
+}
+
+#[derive(Debug)]
+struct Port {
+    number: GuestPort,
+    free: Arc<Semaphore>,
+    /// The stream that is open, by another descriptor.
+    open: Mutex<Option<OwnedFd>>,
 }
 
 fn name(port: GuestPort) -> String {
@@ -33,32 +45,51 @@ fn name(port: GuestPort) -> String {
 impl Ports {
     pub(crate) fn new(directory: &Path, ports: &[GuestPort]) -> io::Result<Self> {
         // QEMU serves one client a port; the next would wait unseen until the first hangs up.
-        let ports = ports.iter().map(|&port| (port, Arc::new(Semaphore::new(1)))).collect();
+        let port = |&number| {
+            Arc::new(Port { number, free: Arc::new(Semaphore::new(1)), open: Mutex::default() })
+        };
+        let ports = ports.iter().map(port).collect();
         Ok(Self { directory: SocketDirectory::open(directory)?, ports })
     }
 
     /// Listens on every port. A client that connects from now on waits for QEMU.
     pub(crate) fn listen(&self) -> io::Result<Vec<UnixListener>> {
-        self.ports.iter().map(|(port, _)| self.directory.listen(&name(*port))).collect()
+        self.ports.iter().map(|port| self.directory.listen(&name(port.number))).collect()
     }
 
     /// Removes the sockets' names.
     pub(crate) fn remove(&self) {
-        for (port, _) in &self.ports {
-            self.directory.remove(&name(*port));
+        for port in &self.ports {
+            self.directory.remove(&name(port.number));
+        }
+    }
+
+    /// Ends all streams that are open.
+    pub(crate) fn hang_up(&self) {
+        for port in &self.ports {
+            if let Some(stream) = &*port.open() {
+                // Fails where QEMU has ended, which has hung up by that.
+                let _ = rustix::net::shutdown(stream, Shutdown::Both);
+            }
         }
     }
 
     /// Connects to a port.
     pub(crate) async fn dial(&self, port: GuestPort) -> Result<PortStream, DialError> {
-        let Some((_, free)) = self.ports.iter().find(|(declared, _)| *declared == port) else {
-            return Err(DialError::Undeclared(port));
-        };
-        let permit = Arc::clone(free).try_acquire_owned().map_err(|_| DialError::Busy(port))?;
+        let declared = self.ports.iter().find(|declared| declared.number == port);
+        let declared = declared.ok_or(DialError::Undeclared(port))?;
+        let permit =
+            Arc::clone(&declared.free).try_acquire_owned().map_err(|_| DialError::Busy(port))?;
         let address = self.directory.address(&name(port));
         loop {
             match UnixStream::connect(&address).await {
-                Ok(stream) => return Ok(PortStream { stream, _permit: permit }),
+                Ok(stream) => {
+                    let second = stream.as_fd().try_clone_to_owned();
+                    let second = second.map_err(|source| DialError::Connect { port, source })?;
+                    *declared.open() = Some(second);
+                    let taken = TakenPort { port: Arc::clone(declared), _permit: permit };
+                    return Ok(PortStream { stream, _port: taken });
+                }
                 // The queue of two that QEMU keeps is full of clients that hung up already.
                 Err(source) if source.kind() == io::ErrorKind::WouldBlock => {
                     sleep(Duration::from_millis(2)).await;
@@ -69,12 +100,30 @@ impl Ports {
     }
 }
 
+impl Port {
+    fn open(&self) -> MutexGuard<'_, Option<OwnedFd>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A stream to a guest's port. While it is open, the port is taken.
 #[derive(Debug)]
 pub(crate) struct PortStream {
     // Closed before the port is free again: fields are dropped in this order.
     stream: UnixStream,
+    _port: TakenPort,
+}
+
+#[derive(Debug)]
+struct TakenPort {
+    port: Arc<Port>,
     _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for TakenPort {
+    fn drop(&mut self) {
+        self.port.open().take();
+    }
 }
 
 impl AsyncRead for PortStream {
@@ -145,7 +194,11 @@ mod tests {
         drop(accepted);
         assert_eq!(first.read(&mut heard).await.unwrap(), 0);
         drop(first);
-        ports.dial(port).await.unwrap();
+        let mut second = ports.dial(port).await.unwrap();
+        let (mut accepted, _) = listeners[0].accept().unwrap();
+        ports.hang_up();
+        assert_eq!(io::Read::read(&mut accepted, &mut heard).unwrap(), 0);
+        assert_eq!(second.read(&mut heard).await.unwrap(), 0);
         ports.remove();
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
     }

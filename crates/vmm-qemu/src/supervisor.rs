@@ -12,7 +12,7 @@ use std::{
     },
     path::PathBuf,
     process::ExitStatus,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use costrel_vmm::{
@@ -23,12 +23,14 @@ use rustix::event::{PollFd, PollFlags};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    arguments::{self, Descriptors},
+    arguments::{self, Descriptors, Origin},
     end::End,
     jail::{self, Kernel},
     machine::{QemuMachine, Shared},
+    memory::Backing,
     ports::Ports,
     qmp::{self, QmpCommands, QmpMessage},
+    state::machine_text,
     tsc::TscMeasurement,
 };
 
@@ -36,6 +38,7 @@ use crate::{
 pub(crate) struct Plan {
     pub(crate) program: PathBuf,
     pub(crate) spec: MachineSpec,
+    pub(crate) backing: Backing,
     pub(crate) tsc: Arc<TscMeasurement>,
     pub(crate) strictness: Strictness,
 }
@@ -56,6 +59,9 @@ pub(crate) fn supervise(plan: &Plan, started: oneshot::Sender<Started>) {
 
 struct Launched {
     directory: PathBuf,
+    backing: Backing,
+    machine_text: String,
+    tsc_khz: u64,
     process: MonitorProcess,
     handle: Arc<ProcessHandle>,
     shared: Arc<Shared>,
@@ -88,7 +94,8 @@ impl Launched {
         })?;
         let sockets = Sockets::pair().map_err(host("make a pair of sockets"))?;
         let qmp_commands = sockets.qmp.try_clone().map_err(host("duplicate a socket"))?;
-        let started = start(plan, &ports, &sockets.theirs).and_then(|process| {
+        let tsc_khz = plan.tsc.khz();
+        let started = start(plan, tsc_khz, &ports, &sockets.theirs).and_then(|process| {
             let mut isolation = process.isolation().clone();
             // By `-sandbox`, without which it does not run.
             isolation.set(MeasureName::Seccomp, Standing::with_detail("QEMU's own filter"));
@@ -114,10 +121,14 @@ impl Launched {
         }
         Ok(Self {
             directory: spec.directory.clone(),
+            backing: plan.backing.clone(),
+            machine_text: machine_text(spec),
+            tsc_khz,
             shared: Arc::new(Shared {
                 ports,
                 qmp: QmpCommands::new(qmp_commands),
                 console: Mutex::default(),
+                exit_code: OnceLock::new(),
             }),
             handle: Arc::new(handle),
             process,
@@ -135,17 +146,25 @@ impl Launched {
     fn run(mut self, started: oneshot::Sender<Started>) {
         let (exit_sender, exit) = watch::channel(None);
         let mut started = Some(started);
-        // QEMU answers its first command when the machine is complete and runs.
-        let mut running = self.shared.qmp.send("qmp_capabilities").ok();
+        // QEMU answers its first command when the machine is complete and runs, or waits for what
+        // it shall be.
+        let mut running = self.shared.qmp.send(&"qmp_capabilities".into()).ok();
         loop {
             let ended = self.listen();
             if let Some(answer) = &mut running
-                && let Ok(Ok(())) = answer.try_recv()
+                && let Ok(Ok(_)) = answer.try_recv()
                 && let Some(started) = started.take()
             {
                 running = None;
                 let process = MachineOwner::new(Arc::clone(&self.handle), exit.clone());
-                let machine = QemuMachine { shared: Arc::clone(&self.shared), process };
+                let machine = QemuMachine {
+                    shared: Arc::clone(&self.shared),
+                    process,
+                    backing: self.backing.clone(),
+                    machine_text: self.machine_text.clone(),
+                    tsc_khz: self.tsc_khz,
+                    saved: tokio::sync::Mutex::default(),
+                };
                 // Fails if the owner lost interest; then the machine is dropped, hence killed.
                 let _ = started.send(Ok(machine));
             }
@@ -154,6 +173,9 @@ impl Launched {
             }
         }
         let status = self.process.wait();
+        if let Some(code) = status.as_ref().ok().and_then(ExitStatus::code) {
+            let _ = self.shared.exit_code.set(code);
+        }
         let exit = self.finish(&status);
         if let Some(started) = started.take() {
             let reason = match &exit {
@@ -264,7 +286,9 @@ impl Launched {
 
     fn hear_message(&mut self) {
         match qmp::parse(&std::mem::take(&mut self.qmp_line)) {
+            QmpMessage::Greeting(version) => self.shared.qmp.set_version(version),
             QmpMessage::Answer { id, result } => self.shared.qmp.answer(id, result),
+            QmpMessage::Migration { status } => self.shared.qmp.set_migration(status),
             QmpMessage::Shutdown { reason } => self.shutdown_reason = Some(reason),
             QmpMessage::Irrelevant => {}
         }
@@ -367,23 +391,42 @@ impl Sockets {
 }
 
 /// Opens all that QEMU shall have, and starts it.
-fn start(plan: &Plan, ports: &Ports, sockets: &TheirSockets) -> Result<MonitorProcess, BootError> {
+fn start(
+    plan: &Plan,
+    tsc_khz: u64,
+    ports: &Ports,
+    sockets: &TheirSockets,
+) -> Result<MonitorProcess, BootError> {
     let spec = &plan.spec;
-    let kernel =
-        Kernel::for_anybody(spec.kernel.open(spec.memory)?.0).map_err(host("copy the kernel"))?;
+    let kernel = match plan.backing {
+        Backing::Snapshot(_) => None,
+        Backing::Anonymous | Backing::Shared(_) => {
+            let file = spec.kernel.open(spec.memory)?.0;
+            Some(Kernel::for_anybody(file).map_err(host("copy the kernel"))?)
+        }
+    };
+    let origin = match &kernel {
+        None => Origin::Snapshot,
+        Some(kernel) => Origin::Kernel {
+            kernel: kernel.file().as_raw_fd(),
+            arguments: arguments::kernel_arguments(spec, tsc_khz)?,
+        },
+    };
     let disks = spec.disks.iter().map(Disk::open).collect::<Result<Vec<_>, _>>()?;
     let listeners = ports.listen().map_err(host("make sockets for the guest's ports"))?;
+    let memory = plan.backing.file();
     let descriptors = Descriptors {
-        kernel: kernel.file().as_raw_fd(),
+        memory: memory.map(File::as_raw_fd),
         console: sockets.console.as_raw_fd(),
         qmp: sockets.qmp.as_raw_fd(),
         disks: disks.iter().map(File::as_raw_fd).collect(),
         ports: listeners.iter().map(UnixListener::as_raw_fd).collect(),
     };
-    let kernel_arguments = arguments::kernel_arguments(spec, plan.tsc.khz())?;
-    let arguments = arguments::command_line(spec, &descriptors, &kernel_arguments)?;
-    let mut inherited = vec![kernel.file().as_fd(), sockets.console.as_fd(), sockets.qmp.as_fd()];
+    let arguments = arguments::command_line(spec, &descriptors, &origin)?;
+    let mut inherited = vec![sockets.console.as_fd(), sockets.qmp.as_fd()];
+    inherited.extend(kernel.as_ref().map(|kernel| kernel.file().as_fd()));
+    inherited.extend(memory.map(File::as_fd));
     inherited.extend(disks.iter().map(File::as_fd));
     inherited.extend(listeners.iter().map(UnixListener::as_fd));
-    jail::start(plan, &arguments, &inherited, &kernel, &disks)
+    jail::start(plan, &arguments, &inherited, kernel.as_ref(), &disks)
 }

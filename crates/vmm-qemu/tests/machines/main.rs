@@ -4,6 +4,7 @@
 //! `mke2fs` in the `PATH`; what is missing is named by each test that is skipped for it.
 
 mod host;
+mod snapshots;
 
 use std::{
     fs,
