@@ -4,7 +4,7 @@ use std::{
     fs, io,
     path::Path,
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use costrel_agent_proto::{
@@ -199,8 +199,10 @@ impl Agent for MachineService {
         &self,
         request: Request<ResumeRequest>,
     ) -> Result<Response<ResumeResponse>, Status> {
+        let began = Instant::now();
         MachineService::resume(self, request.get_ref()).await?;
-        Ok(Response::new(ResumeResponse {}))
+        let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Ok(Response::new(ResumeResponse { took_us }))
     }
 
     async fn power_off(

@@ -1,6 +1,6 @@
 //! The connection, and the calls that concern the machine itself.
 
-use std::{io, sync::Mutex};
+use std::{io, sync::Mutex, time::Duration};
 
 use costrel_agent_proto::{
     MESSAGE_LIMIT,
@@ -12,7 +12,10 @@ use costrel_agent_proto::{
 };
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint},
+};
 
 /// A failed conversation with the agent.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +35,20 @@ pub enum AgentError {
     /// The agent ended a conversation that only the host may end.
     #[error("the agent in the guest broke off")]
     BrokeOff,
+}
+
+impl AgentError {
+    /// Whether it is the stream that failed, and not the agent that could not do as it was asked.
+    #[must_use]
+    pub fn is_broken_stream(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::BrokeOff => true,
+            // What the client says itself where no answer came.
+            Self::Call { status, .. } => {
+                matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown)
+            }
+        }
+    }
 }
 
 /// A connection to the agent of one machine. Clones share it; it closes with the last of them.
@@ -110,13 +127,13 @@ impl AgentClient {
     }
 
     /// Has the workload go on, in the machine that was suspended or in one restored from it. May be
-    /// called again when it failed.
+    /// called again when it failed. Says how long it took, in the guest's own time.
     ///
     /// # Errors
     /// [`AgentError::Call`]: the workload stands still as before.
-    pub async fn resume(&self, request: ResumeRequest) -> Result<(), AgentError> {
-        self.machine().resume(request).await.map_err(failed("resume the machine"))?;
-        Ok(())
+    pub async fn resume(&self, request: ResumeRequest) -> Result<Duration, AgentError> {
+        let resumed = self.machine().resume(request).await.map_err(failed("resume the machine"))?;
+        Ok(Duration::from_micros(resumed.into_inner().took_us))
     }
 
     /// Asks the machine to end. It may do so before it answers.
