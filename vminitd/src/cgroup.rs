@@ -1,23 +1,14 @@
-//! The workload's control group: its memory limit, its peak, its standstill, and the end of all its
-//! processes.
+//! The workload's control group: its memory limit, its peak, and the end of all its processes.
 
 use std::{
     fs::{self, File},
     io::{self, Read as _, Seek as _},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+    sync::Arc,
 };
 
-use tokio::time::{sleep, timeout};
-
-/// How long the group may take to stand still, and to go on. A process that the kernel cannot stop
-/// waits for a disk: a host that is that slow has other worries.
-const FREEZE_LIMIT: Duration = Duration::from_secs(10);
+use crate::freezer::Freezer;
 
 /// A cgroup v2 group for all processes of the workload.
 ///
@@ -29,9 +20,7 @@ pub(crate) struct Cgroup {
     kill: Arc<File>,
     peak: Arc<File>,
     memory_events: Arc<File>,
-    freeze: Arc<File>,
-    events: Arc<File>,
-    frozen: Arc<AtomicBool>,
+    freezer: Freezer,
     limit: Option<u64>,
 }
 
@@ -58,9 +47,7 @@ impl Cgroup {
             kill: Arc::new(open("cgroup.kill", true)?),
             peak: Arc::new(open("memory.peak", false)?),
             memory_events: Arc::new(open("memory.events", false)?),
-            freeze: Arc::new(open("cgroup.freeze", true)?),
-            events: Arc::new(open("cgroup.events", false)?),
-            frozen: Arc::default(),
+            freezer: Freezer::open(&group)?,
             limit,
         })
     }
@@ -68,42 +55,15 @@ impl Cgroup {
     /// Where a new process writes `0` to join. Not while the group stands still: the process would
     /// stop before its program runs, and whoever starts it would wait for that.
     pub(crate) fn procs(&self) -> io::Result<Arc<OwnedFd>> {
-        if self.frozen.load(Ordering::Relaxed) {
+        if self.freezer.is_frozen() {
             return Err(io::Error::other("the machine is suspended"));
         }
         Ok(Arc::clone(&self.procs))
     }
 
-    /// Returns when all processes of the group stand still. If they do not, all of them go on.
-    pub(crate) async fn freeze(&self) -> io::Result<()> {
-        self.frozen.store(true, Ordering::Relaxed);
-        let frozen = self.change("1").await;
-        if frozen.is_err() {
-            self.thaw().await?;
-        }
-        frozen
-    }
-
-    /// Returns when no process of the group stands still any more.
-    pub(crate) async fn thaw(&self) -> io::Result<()> {
-        self.change("0").await?;
-        self.frozen.store(false, Ordering::Relaxed);
-        Ok(())
-    }
-
-    async fn change(&self, to: &str) -> io::Result<()> {
-        rustix::io::write(&*self.freeze, to.as_bytes())?;
-        let reached = async {
-            loop {
-                let events = read_again(&self.events)?;
-                if events.lines().any(|line| line.strip_prefix("frozen ") == Some(to)) {
-                    return Ok(());
-                }
-                sleep(Duration::from_millis(1)).await;
-            }
-        };
-        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "its processes take too long");
-        timeout(FREEZE_LIMIT, reached).await.map_err(late)?
+    /// What has its processes stand still.
+    pub(crate) fn freezer(&self) -> &Freezer {
+        &self.freezer
     }
 
     /// Kills all processes in the group, standing still or not.
@@ -127,7 +87,8 @@ impl Cgroup {
     }
 }
 
-fn read_again(mut file: &File) -> io::Result<String> {
+/// The whole of a file that the kernel writes anew for who reads it from the start.
+pub(crate) fn read_again(mut file: &File) -> io::Result<String> {
     let mut text = String::new();
     file.rewind()?;
     file.read_to_string(&mut text)?;

@@ -23,6 +23,7 @@ mod cgroup;
 mod devices;
 mod disks;
 mod entropy;
+mod freezer;
 mod output;
 mod reaper;
 mod root;

@@ -112,7 +112,7 @@ impl MachineService {
 
     async fn suspend(&self) -> Result<(), Status> {
         let (cgroup, _) = self.prepared()?;
-        cgroup.freeze().await.map_err(|error| failed("stop the workload", error))
+        cgroup.freezer().freeze().await.map_err(|error| failed("stop the workload", error))
     }
 
     /// The workload goes on last: it must not see the old clock, draw what others draw too, or run
@@ -135,7 +135,7 @@ impl MachineService {
             sethostname(request.hostname.as_bytes())
                 .map_err(|error| failed("set the host name", error.into()))?;
         }
-        cgroup.thaw().await.map_err(|error| failed("let the workload go on", error))
+        cgroup.freezer().thaw().await.map_err(|error| failed("let the workload go on", error))
     }
 }
 

@@ -187,3 +187,39 @@ impl AsyncWrite for Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_retired_connection_speaks_its_last_words_and_ends() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut connection = Connection::socket(register(ours.into()).unwrap());
+        let handle = connection.connect_info();
+        let mut buffer = [0; 9];
+        std::io::Write::write_all(&mut theirs, b"before").unwrap();
+        assert_eq!(connection.read(&mut buffer).await.unwrap(), 6);
+
+        handle.retire();
+        handle.retired().await;
+        std::io::Write::write_all(&mut theirs, b"to another").unwrap();
+        tokio::select! {
+            biased;
+            read = connection.read(&mut buffer) => panic!("{read:?}"),
+            () = std::future::ready(()) => {}
+        }
+        connection.write_all(b"last words").await.unwrap();
+        assert_eq!(connection.read(&mut buffer).await.unwrap(), 0);
+        let error = connection.write_all(b"too late").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        let mut heard = [0; 20];
+        let count = std::io::Read::read(&mut theirs, &mut heard).unwrap();
+        assert_eq!(&heard[..count], b"last words");
+    }
+}

@@ -112,3 +112,6 @@ fn port_device(name: &str) -> Result<PathBuf, TransportError> {
     }
     Err(missing())
 }
+
+#[cfg(test)]
+mod tests;
