@@ -13,13 +13,18 @@ use std::{
 };
 
 use async_trait::async_trait;
-use costrel_vmm::{Backend, BootError, JailReport, Machine, MachineSpec, Restorer, Strictness};
+use costrel_vmm::{
+    Backend, BootError, JailReport, Machine, MachineSpec, RestoreError, Restorer, SnapshotFiles,
+    Strictness,
+};
 use costrel_vmm_process::{FileView, GroupSpec, JailSpec, MonitorSpec, ResourceLimits, spawn};
 use tokio::sync::oneshot;
 
 use crate::{
     HugePages,
+    compatibility::compatibility,
     control::{Event, Request},
+    machine::KvmMachine,
     supervisor::{Plan, say, spawn_error, supervise},
 };
 
@@ -97,7 +102,7 @@ impl KvmBackend {
                 report.merge(jail);
                 Ok(report)
             }
-            Ok(Event::Refused { reason }) => Err(BootError::Monitor { reason }),
+            Ok(Event::Refused { reason, .. }) => Err(BootError::Monitor { reason }),
             _ => Err(BootError::Monitor { reason: "it did not answer".to_owned() }),
         }
     }
@@ -124,22 +129,59 @@ impl Backend for KvmBackend {
     }
 
     async fn boot(&self, spec: &MachineSpec) -> Result<Box<dyn Machine>, BootError> {
+        match self.start(spec, None).await {
+            Ok(machine) => Ok(Box::new(machine)),
+            Err(RestoreError::Boot(error)) => Err(error),
+            // There is no snapshot that it could have refused.
+            Err(RestoreError::Refused { reason }) => Err(BootError::Monitor { reason }),
+        }
+    }
+
+    fn restorer(&self) -> Option<&dyn Restorer> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Restorer for KvmBackend {
+    fn compatibility(&self) -> Result<Vec<(&'static str, String)>, BootError> {
+        compatibility(&self.settings.program)
+    }
+
+    async fn restore(
+        &self,
+        spec: &MachineSpec,
+        files: &SnapshotFiles,
+    ) -> Result<Box<dyn Machine>, RestoreError> {
+        let copy = |file: &File| {
+            let copied = file.try_clone();
+            copied.map_err(|source| BootError::Host { operation: "copy a descriptor", source })
+        };
+        let files = SnapshotFiles { state: copy(&files.state)?, memory: copy(&files.memory)? };
+        Ok(Box::new(self.start(spec, Some(files)).await?))
+    }
+}
+
+impl KvmBackend {
+    async fn start(
+        &self,
+        spec: &MachineSpec,
+        snapshot: Option<SnapshotFiles>,
+    ) -> Result<KvmMachine, RestoreError> {
         check(spec)?;
-        let plan =
-            Plan { kvm: open_device()?, settings: self.settings.clone(), spec: spec.clone() };
+        let (settings, spec) = (self.settings.clone(), spec.clone());
+        let plan = Plan { kvm: open_device()?, settings, spec, snapshot };
         let (sender, started) = oneshot::channel();
         thread::Builder::new()
             .name("costrel-kvm".to_owned())
             .spawn(move || supervise(&plan, sender))
             .map_err(|source| BootError::Host { operation: "start a thread", source })?;
         match started.await {
-            Ok(machine) => Ok(Box::new(machine?)),
-            Err(_) => Err(BootError::Monitor { reason: "its supervisor panicked".to_owned() }),
+            Ok(machine) => machine,
+            Err(_) => {
+                Err(BootError::Monitor { reason: "its supervisor panicked".to_owned() }.into())
+            }
         }
-    }
-
-    fn restorer(&self) -> Option<&dyn Restorer> {
-        None
     }
 }
 
@@ -163,7 +205,7 @@ fn host_memory_mib() -> u64 {
     info.totalram.saturating_mul(info.mem_unit.into()) >> 20
 }
 
-fn open_device() -> Result<File, BootError> {
+pub(crate) fn open_device() -> Result<File, BootError> {
     OpenOptions::new().read(true).write(true).open(DEVICE).map_err(|source| BootError::File {
         what: "virtualization device",
         path: DEVICE.into(),

@@ -4,7 +4,7 @@
 //! ```text
 //!  backend ── Request ──────────────────► costrel-vmm       its descriptors are inherited ones
 //!          ◄── Event::Running | Refused ──                  the guest executes, or never will
-//!          ── Command { id, verb } ─────►
+//!          ── Command { id, verb } ─────►                   with two descriptors to save into
 //!          ◄── Event::Answer { id, … } ──
 //!          ◄── Event::Ended ─────────────                   the last word
 //! ```
@@ -34,12 +34,7 @@ pub(crate) struct Order {
     pub(crate) vcpus: u8,
     pub(crate) memory_bytes: u64,
     pub(crate) huge_pages: HugePages,
-    pub(crate) kernel: RawFd,
-    /// Where PVH enters it, a guest physical address.
-    pub(crate) kernel_entry: u32,
-    pub(crate) kernel_segments: Vec<KernelSegment>,
-    /// The whole of the kernel's arguments but for those that name devices.
-    pub(crate) kernel_arguments: String,
+    pub(crate) start: Start,
     pub(crate) disks: Vec<OrderedDisk>,
     /// A listening unix socket, which becomes the guest's vsock.
     pub(crate) vsock: RawFd,
@@ -49,6 +44,23 @@ pub(crate) struct Order {
     pub(crate) console_limit: u64,
     /// What is done where a part of the jail cannot be had.
     pub(crate) strictness: Strictness,
+}
+
+/// What the guest begins with.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Start {
+    /// A kernel's first instruction.
+    Kernel {
+        image: RawFd,
+        /// Where PVH enters it, a guest physical address.
+        entry: u32,
+        segments: Vec<KernelSegment>,
+        /// The whole of the kernel's arguments but for those that name devices.
+        arguments: String,
+    },
+    /// What comes after the last instruction of a saved guest.
+    Snapshot { state: RawFd, memory: RawFd },
 }
 
 /// Whether a guest's memory is in huge pages where the host has them to give.
@@ -100,6 +112,21 @@ pub(crate) enum Verb {
     Resume,
     /// Tell the console's last lines.
     Console,
+    /// Write state and memory into the two files that come along.
+    Save,
+}
+
+/// What came of a command.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Answer {
+    Done,
+    /// What was asked for.
+    Text(String),
+    /// A machine that runs cannot be saved.
+    NotPaused,
+    /// Why it was not carried out, for people.
+    Failed(String),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -114,17 +141,24 @@ pub(crate) enum Event {
     Refused {
         /// Why, for people.
         reason: String,
+        whose: Fault,
     },
-    /// A command was carried out.
-    Answer {
-        id: u64,
-        /// What was asked for, where something was.
-        text: String,
-    },
+    /// What came of a command.
+    Answer { id: u64, answer: Answer },
     /// The machine has ended, and the process ends.
     Ended {
         exit: Exit,
         /// The console's last lines.
         console: String,
     },
+}
+
+/// Whose fault it is that a machine could not be built.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Fault {
+    /// The order's, or the host's.
+    Machine,
+    /// The snapshot's.
+    Snapshot,
 }

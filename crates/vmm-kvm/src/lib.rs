@@ -12,6 +12,7 @@
 //! ```
 
 mod backend;
+mod compatibility;
 mod control;
 mod machine;
 mod supervisor;

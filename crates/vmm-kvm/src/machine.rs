@@ -3,21 +3,27 @@
 use std::{
     collections::HashMap,
     fmt,
-    io::{self, Write as _},
+    io::{self, IoSlice, Write as _},
+    mem::MaybeUninit,
     net::Shutdown,
-    os::unix::net::UnixStream,
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::net::UnixStream,
+    },
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
 use costrel_vmm::{
-    ByteStream, DialError, Exit, GuestPort, JailReport, Machine, MachineError, Saver,
+    ByteStream, DialError, Exit, GuestPort, JailReport, Machine, MachineError, SaveError, Saver,
+    Saving, SnapshotFiles, printable,
 };
 use costrel_vmm_process::MachineOwner;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tokio::sync::oneshot;
 
 use crate::{
-    control::{Command, Verb},
+    control::{Answer, Command, Verb},
     vsock::VsockSocket,
 };
 
@@ -41,13 +47,14 @@ struct Inner {
     socket: UnixStream,
     next: u64,
     /// None once no more answers come.
-    waiting: Option<HashMap<u64, oneshot::Sender<String>>>,
+    waiting: Option<HashMap<u64, oneshot::Sender<Answer>>>,
 }
 
 /// A machine that was started.
 pub(crate) struct KvmMachine {
     shared: Arc<Shared>,
     process: MachineOwner,
+    saving: Saving,
 }
 
 impl Shared {
@@ -66,7 +73,8 @@ impl Commands {
         Self { inner: Mutex::new(inner) }
     }
 
-    fn send(&self, verb: Verb) -> io::Result<oneshot::Receiver<String>> {
+    /// Sends a command, and files with it.
+    fn send(&self, verb: Verb, files: &[BorrowedFd<'_>]) -> io::Result<oneshot::Receiver<Answer>> {
         let mut inner = lock(&self.inner);
         let id = inner.next;
         inner.next += 1;
@@ -78,15 +86,16 @@ impl Commands {
         let mut line = serde_json::to_vec(&Command { id, verb })?;
         line.push(b'\n');
         // So short that the socket has room for it, unless the process does not run at all.
-        inner.socket.write_all(&line)?;
+        let sent = send_with(&inner.socket, &line, files)?;
+        inner.socket.write_all(&line[sent..])?;
         Ok(answer)
     }
 
-    pub(crate) fn answered(&self, id: u64, text: String) {
+    pub(crate) fn answered(&self, id: u64, answer: Answer) {
         let asker = lock(&self.inner).waiting.as_mut().and_then(|waiting| waiting.remove(&id));
         if let Some(asker) = asker {
             // Fails if whoever asked has given up.
-            let _ = asker.send(text);
+            let _ = asker.send(answer);
         }
     }
 
@@ -99,12 +108,12 @@ impl Commands {
 }
 
 impl KvmMachine {
-    pub(crate) fn new(shared: Arc<Shared>, process: MachineOwner) -> Self {
-        Self { shared, process }
+    pub(crate) fn new(shared: Arc<Shared>, process: MachineOwner, saving: Saving) -> Self {
+        Self { shared, process, saving }
     }
 
-    async fn command(&self, verb: Verb, name: &'static str) -> Result<String, MachineError> {
-        self.process.ask(name, || self.shared.commands.send(verb)).await
+    async fn command(&self, verb: Verb, name: &'static str) -> Result<Answer, MachineError> {
+        self.process.ask(name, || self.shared.commands.send(verb, &[])).await
     }
 }
 
@@ -127,7 +136,7 @@ impl Machine for KvmMachine {
     }
 
     fn saver(&self) -> Option<&dyn Saver> {
-        None
+        (self.saving == Saving::Expected).then_some(self)
     }
 
     async fn wait(&self) -> Exit {
@@ -139,8 +148,10 @@ impl Machine for KvmMachine {
     }
 
     async fn console_tail(&self) -> String {
-        if let Ok(tail) = self.command(Verb::Console, "tell the console's last lines").await {
-            return costrel_vmm::printable(tail.as_bytes());
+        if let Ok(Answer::Text(tail)) =
+            self.command(Verb::Console, "tell the console's last lines").await
+        {
+            return printable(tail.as_bytes());
         }
         lock(&self.shared.last_console).clone().unwrap_or_default()
     }
@@ -152,6 +163,39 @@ impl Machine for KvmMachine {
     fn process_id(&self) -> u32 {
         self.process.id()
     }
+}
+
+#[async_trait]
+impl Saver for KvmMachine {
+    async fn save(&self, files: &SnapshotFiles) -> Result<(), SaveError> {
+        let files = [files.state.as_fd(), files.memory.as_fd()];
+        let failed = |reason: String| SaveError::Failed { reason };
+        let answer = match self.shared.commands.send(Verb::Save, &files) {
+            Ok(answer) => answer,
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                return Err(SaveError::Ended(self.process.wait().await));
+            }
+            Err(error) => return Err(failed(format!("costrel-vmm cannot be told: {error}"))),
+        };
+        // However long it takes: a disk may be slow, and the memory large.
+        match answer.await {
+            Ok(Answer::Done | Answer::Text(_)) => Ok(()),
+            Ok(Answer::NotPaused) => Err(SaveError::NotPaused),
+            Ok(Answer::Failed(reason)) => Err(failed(printable(reason.as_bytes()))),
+            // Nobody is left to answer.
+            Err(_) => Err(SaveError::Ended(self.process.wait().await)),
+        }
+    }
+}
+
+/// Sends what the socket has room for. The files go with the first byte.
+fn send_with(socket: &UnixStream, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !files.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(files));
+    }
+    Ok(sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?)
 }
 
 impl fmt::Debug for KvmMachine {

@@ -14,7 +14,10 @@ use std::{
     sync::Arc,
 };
 
-use costrel_vmm::{BootError, Disk, DiskAccess, Exit, KernelLayout, MachineSpec, printable};
+use costrel_vmm::{
+    BootError, Disk, DiskAccess, Exit, KernelLayout, MachineSpec, RestoreError, Saving,
+    SnapshotFiles, printable,
+};
 use costrel_vmm_process::{
     FileView, GroupSpec, JailSpec, MachineOwner, MonitorProcess, MonitorSpec, ProcessHandle,
     ResourceLimits, SpawnError, remove_record, spawn,
@@ -24,7 +27,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     KvmSettings,
-    control::{Event, Order, OrderedAccess, OrderedDisk, Request},
+    control::{Event, Fault, Order, OrderedAccess, OrderedDisk, Request, Start},
     machine::{Commands, KvmMachine, Shared},
     vsock::VsockSocket,
 };
@@ -34,9 +37,11 @@ pub(crate) struct Plan {
     pub(crate) kvm: File,
     pub(crate) settings: KvmSettings,
     pub(crate) spec: MachineSpec,
+    /// The saved machine that it is to be, if it does not begin with its kernel.
+    pub(crate) snapshot: Option<SnapshotFiles>,
 }
 
-type Started = Result<KvmMachine, BootError>;
+type Started = Result<KvmMachine, RestoreError>;
 
 /// What a machine's process may use beyond its guest's memory, in bytes: its own, the kernel's page
 /// tables for the guest and its buffers. The group's limit is there to stop a process that has gone
@@ -53,7 +58,7 @@ pub(crate) fn supervise(plan: &Plan, started: oneshot::Sender<Started>) {
     let supervised = match Supervised::start(plan) {
         Ok(supervised) => supervised,
         Err(error) => {
-            let _ = started.send(Err(error));
+            let _ = started.send(Err(error.into()));
             return;
         }
     };
@@ -69,7 +74,7 @@ struct Supervised {
     shared: Arc<Shared>,
     /// What the process itself has said of its end.
     ended: Option<Exit>,
-    refused: Option<String>,
+    refused: Option<(String, Fault)>,
     /// Once the guest executes.
     handle: Option<Arc<ProcessHandle>>,
 }
@@ -80,8 +85,14 @@ const STDERR_BYTES: usize = 2 << 10;
 
 impl Supervised {
     fn start(plan: &Plan) -> Result<Self, BootError> {
-        let Plan { kvm, settings, spec } = plan;
-        let (kernel, layout) = spec.kernel.open(spec.memory)?;
+        let Plan { kvm, settings, spec, snapshot } = plan;
+        let beginning = match snapshot {
+            Some(files) => Beginning::Snapshot(files),
+            None => {
+                let (kernel, layout) = spec.kernel.open(spec.memory)?;
+                Beginning::Kernel(kernel, layout)
+            }
+        };
         let disks = spec.disks.iter().map(Disk::open).collect::<Result<Vec<_>, _>>()?;
         let vsock = VsockSocket::new(&spec.directory).map_err(|source| BootError::File {
             what: "directory",
@@ -96,9 +107,10 @@ impl Supervised {
         })?;
         let (control, theirs) = UnixStream::pair().map_err(host("make a pair of sockets"))?;
 
-        let order = order(plan, layout, [&kernel, &console], &disks, &listener);
+        let order = order(plan, &beginning, &console, &disks, &listener);
         let mut inherited: Vec<BorrowedFd<'_>> =
-            vec![kvm.as_fd(), kernel.as_fd(), console.as_fd(), listener.as_fd(), theirs.as_fd()];
+            vec![kvm.as_fd(), console.as_fd(), listener.as_fd(), theirs.as_fd()];
+        inherited.extend(beginning.files());
         inherited.extend(disks.iter().map(File::as_fd));
         let id = spec.directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let process = spawn(&MonitorSpec {
@@ -114,7 +126,7 @@ impl Supervised {
                 },
                 group: Some(GroupSpec {
                     id: &id,
-                    memory: spec.memory.as_bytes() + OVERHEAD,
+                    memory: memory_limit(plan),
                     processes: PROCESSES,
                 }),
             },
@@ -161,7 +173,7 @@ impl Supervised {
                 && let Some(started) = started.take()
             {
                 let owner = MachineOwner::new(Arc::clone(handle), exit.clone());
-                let machine = KvmMachine::new(Arc::clone(&self.shared), owner);
+                let machine = KvmMachine::new(Arc::clone(&self.shared), owner, spec.saving);
                 // Fails if the owner lost interest; then the machine is dropped, hence killed.
                 let _ = started.send(Ok(machine));
             }
@@ -172,12 +184,15 @@ impl Supervised {
         remove_record(&spec.directory);
         let exit = self.exit(&status);
         if let Some(started) = started.take() {
-            let reason = match (self.refused.take(), &exit) {
-                (Some(reason), _) => reason,
-                (None, Exit::Monitor { reason }) => reason.clone(),
-                (None, other) => other.to_string(),
+            let error = match (self.refused.take(), &exit) {
+                (Some((reason, Fault::Snapshot)), _) => RestoreError::Refused { reason },
+                (Some((reason, Fault::Machine)), _) => BootError::Monitor { reason }.into(),
+                (None, Exit::Monitor { reason }) => {
+                    BootError::Monitor { reason: reason.clone() }.into()
+                }
+                (None, other) => BootError::Monitor { reason: other.to_string() }.into(),
             };
-            let _ = started.send(Err(BootError::Monitor { reason }));
+            let _ = started.send(Err(error));
         }
         exit_sender.send_replace(Some(exit));
     }
@@ -245,8 +260,10 @@ impl Supervised {
                     Err(_) => self.process.kill(),
                 }
             }
-            Ok(Event::Refused { reason }) => self.refused = Some(printable(reason.as_bytes())),
-            Ok(Event::Answer { id, text }) => self.shared.commands.answered(id, text),
+            Ok(Event::Refused { reason, whose }) => {
+                self.refused = Some((printable(reason.as_bytes()), whose));
+            }
+            Ok(Event::Answer { id, answer }) => self.shared.commands.answered(id, answer),
             Ok(Event::Ended { exit, console }) => {
                 self.shared.set_last_console(printable(console.as_bytes()));
                 self.ended = Some(exit);
@@ -312,19 +329,57 @@ pub(crate) fn say(mut control: &UnixStream, request: &Request) -> io::Result<()>
     control.write_all(&line)
 }
 
-/// Nothing that the process writes may grow: its disks have their size, and the console's log its
-/// limit (and a line that says what was left out).
+/// What a machine begins with, opened.
+enum Beginning<'a> {
+    Kernel(File, KernelLayout),
+    Snapshot(&'a SnapshotFiles),
+}
+
+impl Beginning<'_> {
+    fn files(&self) -> Vec<BorrowedFd<'_>> {
+        match self {
+            Self::Kernel(image, _) => vec![image.as_fd()],
+            Self::Snapshot(files) => vec![files.state.as_fd(), files.memory.as_fd()],
+        }
+    }
+
+    fn start(&self, spec: &MachineSpec) -> Start {
+        match self {
+            Self::Kernel(image, layout) => Start::Kernel {
+                image: image.as_raw_fd(),
+                entry: layout.entry,
+                segments: layout.segments.clone(),
+                arguments: kernel_arguments(spec),
+            },
+            Self::Snapshot(files) => {
+                Start::Snapshot { state: files.state.as_raw_fd(), memory: files.memory.as_raw_fd() }
+            }
+        }
+    }
+}
+
+/// What a process may use in all, in bytes. The pages of a snapshot's files that it is the first to
+/// read or write are counted as its own, beside the guest's memory.
+fn memory_limit(Plan { spec, snapshot, .. }: &Plan) -> u64 {
+    let memory = spec.memory.as_bytes();
+    let files = if snapshot.is_some() || spec.saving == Saving::Expected { memory } else { 0 };
+    memory + files + OVERHEAD
+}
+
+/// Nothing that the process writes may grow: its disks have their size, the console's log its limit
+/// (and a line that says what was left out), and a saved memory its own size.
 fn file_size_limit(spec: &MachineSpec, disks: &[File]) -> u64 {
     let writable = spec.disks.iter().zip(disks);
     let writable = writable.filter(|(disk, _)| disk.access != DiskAccess::ReadOnly);
     let sizes = writable.filter_map(|(_, image)| image.metadata().ok()).map(|file| file.len());
-    sizes.chain([spec.console.limit + 4096]).max().unwrap_or(0)
+    let saved = if spec.saving == Saving::Expected { spec.memory.as_bytes() } else { 0 };
+    sizes.chain([spec.console.limit + 4096, saved]).max().unwrap_or(0)
 }
 
 fn order(
-    Plan { kvm, settings, spec }: &Plan,
-    layout: KernelLayout,
-    [kernel, console]: [&File; 2],
+    Plan { kvm, settings, spec, .. }: &Plan,
+    beginning: &Beginning<'_>,
+    console: &File,
     disks: &[File],
     vsock: &UnixListener,
 ) -> Order {
@@ -332,10 +387,7 @@ fn order(
         kvm: kvm.as_raw_fd(),
         vcpus: spec.vcpus.get(),
         memory_bytes: spec.memory.as_bytes(),
-        kernel: kernel.as_raw_fd(),
-        kernel_entry: layout.entry,
-        kernel_segments: layout.segments,
-        kernel_arguments: kernel_arguments(spec),
+        start: beginning.start(spec),
         disks: spec.disks.iter().zip(disks).map(ordered).collect(),
         vsock: vsock.as_raw_fd(),
         console: console.as_raw_fd(),

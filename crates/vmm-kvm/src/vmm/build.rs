@@ -2,8 +2,11 @@
 //!
 //! ```text
 //!  Order ─► Bare ─load─► Loaded ─wire─► Wired ─start─► Running
-//!           VM          memory, kernel   devices, vCPUs  threads, filters
+//!           VM          memory, kernel   vCPUs, devices  threads, filters
 //! ```
+//! A machine is restored by the same stages: its memory is a snapshot's instead of a kernel's, and
+//! vCPUs and devices begin as the saved ones ended. Interrupt controllers come after the vCPUs, with
+//! whose local APICs they deal, and devices come last: they raise their interrupts anew.
 
 use std::{
     fs::File,
@@ -15,25 +18,26 @@ use std::{
 
 use costrel_virtio::{
     Device, GuestMemory, Interrupt, MmioTransport, Worker, WorkerHandle,
-    block::{Block, BlockSettings, Flush, OpenError, Writing},
+    block::{Block, BlockSettings, BlockState, Flush, OpenError, Writing},
     entropy::Entropy,
     vsock::{Vsock, VsockSettings},
 };
 use costrel_vmm::{IsolationError, JailReport, MeasureName, Standing, Strictness};
-use kvm_ioctls::{IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
+use kvm_ioctls::{IoEventAddress, Kvm, NoDatamatch, VmFd};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{
-    arch::{self, BootLayout, VcpuTemplate},
+    arch::{self, BootLayout, Moment, Vcpu, VcpuMismatch, VcpuTemplate},
     bus::{Bus, BusDevice, InterruptLine},
     console::Console,
     inherited, kernel,
     life::{HappeningQueue, Happenings, Running, happenings},
-    memory,
+    memory::{self, Backing},
     seccomp::{Filter, Filters},
+    snapshot::{DeviceState, MachineState, SnapshotError, check_length, read_state},
     vcpu::Vcpus,
 };
-use crate::control::{Order, OrderedAccess, OrderedDisk};
+use crate::control::{Fault, Order, OrderedAccess, OrderedDisk, Start};
 
 /// Why a machine could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -62,9 +66,21 @@ pub(crate) enum BuildError {
     },
     #[error(transparent)]
     Isolation(#[from] IsolationError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+}
+
+impl From<VcpuMismatch> for BuildError {
+    fn from(mismatch: VcpuMismatch) -> Self {
+        Self::Snapshot(mismatch.into())
+    }
 }
 
 impl BuildError {
+    pub(crate) fn whose(&self) -> Fault {
+        if matches!(self, Self::Snapshot(_)) { Fault::Snapshot } else { Fault::Machine }
+    }
+
     pub(crate) fn host(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Host { operation, source }
     }
@@ -77,20 +93,27 @@ pub(crate) struct Bare {
     vm: VmFd,
 }
 
-/// A VM with its memory, and the kernel in it.
+/// A VM with its memory, and what the guest begins with in it.
 pub(crate) struct Loaded {
     order: Order,
     vm: VmFd,
     template: VcpuTemplate,
     memory: Arc<GuestMemory>,
-    boot: BootLayout,
+    beginning: Beginning,
+}
+
+/// How vCPUs and devices begin.
+enum Beginning {
+    Boot(BootLayout),
+    Restored(Box<MachineState>),
 }
 
 /// A machine that is complete but for its threads.
 pub(crate) struct Wired {
     order: Order,
     vm: VmFd,
-    vcpus: Vec<VcpuFd>,
+    vcpus: Vec<Vcpu>,
+    memory: (Arc<GuestMemory>, Backing),
     bus: Arc<Bus>,
     workers: Vec<DeviceThread>,
     console: Console,
@@ -123,31 +146,55 @@ impl Bare {
     pub(crate) fn load(self) -> Result<Loaded, BuildError> {
         let Self { order, kvm, vm } = self;
         let template = VcpuTemplate::new(&kvm, &vm, order.vcpus)?;
-        let memory = Arc::new(memory::map(order.memory_bytes, order.huge_pages)?);
+        let (memory, beginning) = match &order.start {
+            Start::Kernel { image, entry, segments, arguments } => {
+                let memory = memory::map(order.memory_bytes, order.huge_pages)?;
+                kernel::load(&memory, &take(*image)?, segments)?;
+                let devices = device_count(&order);
+                let arguments = kernel_arguments(arguments, devices);
+                let boot =
+                    arch::write_boot_data(&memory, *entry, &arguments, order.vcpus, devices)?;
+                (memory, Beginning::Boot(boot))
+            }
+            Start::Snapshot { state, memory } => {
+                let state = read_state(&take(*state)?)?;
+                check_shape(&state, &order)?;
+                let file = take(*memory)?;
+                check_length(&file, order.memory_bytes)?;
+                let memory = memory::map_file(order.memory_bytes, &file)?;
+                (memory, Beginning::Restored(Box::new(state)))
+            }
+        };
+        let memory = Arc::new(memory);
         memory::give(&vm, &memory)?;
-        kernel::load(&memory, &take(order.kernel)?, &order.kernel_segments)?;
-        let arguments = kernel_arguments(&order);
-        let boot = arch::write_boot_data(
-            &memory,
-            order.kernel_entry,
-            &arguments,
-            order.vcpus,
-            device_count(&order),
-        )?;
-        Ok(Loaded { order, vm, template, memory, boot })
+        Ok(Loaded { order, vm, template, memory, beginning })
     }
 }
 
-/// The order's, and where the devices are: `virtio_mmio.device=SIZE@ADDRESS:INTERRUPT`.
-fn kernel_arguments(order: &Order) -> String {
-    let mut arguments = order.kernel_arguments.clone();
-    for index in 0..device_count(order) {
+/// The given ones, and where the devices are: `virtio_mmio.device=SIZE@ADDRESS:INTERRUPT`.
+fn kernel_arguments(given: &str, devices: usize) -> String {
+    let mut arguments = given.to_owned();
+    for index in 0..devices {
         let window = arch::device_window(index);
         let size = (window.end - window.start) >> 10;
         let interrupt = arch::device_interrupt(index);
         arguments += &format!(" virtio_mmio.device={size}K@{:#x}:{interrupt}", window.start);
     }
     arguments
+}
+
+/// Whether a saved machine is made of as much as the ordered one.
+fn check_shape(state: &MachineState, order: &Order) -> Result<(), SnapshotError> {
+    for (what, saved, wanted) in [
+        ("vCPUs", state.vcpus.len() as u64, order.vcpus.into()),
+        ("bytes of memory", state.memory_bytes, order.memory_bytes),
+        ("devices", state.devices.len() as u64, device_count(order) as u64),
+    ] {
+        if saved != wanted {
+            return Err(SnapshotError::Shape { what, saved, wanted });
+        }
+    }
+    Ok(())
 }
 
 /// The disks, the vsock and the entropy device.
@@ -157,39 +204,103 @@ fn device_count(order: &Order) -> usize {
 
 impl Loaded {
     pub(crate) fn wire(self) -> Result<Wired, BuildError> {
-        let Self { order, vm, template, memory, boot } = self;
+        let Self { order, vm, template, memory, beginning } = self;
+        let vcpus = vcpus(&vm, &template, order.vcpus, &beginning)?;
+        let restored = match &beginning {
+            Beginning::Boot(_) => None,
+            Beginning::Restored(state) => Some(&**state),
+        };
+        if let Some(state) = restored {
+            state.board.restore(&vm)?;
+        }
+
         let (sender, queue) = happenings().map_err(BuildError::host("make an eventfd"))?;
         let console = Console::new(take(order.console)?, order.console_limit);
         let mut wiring =
             Wiring { vm: &vm, memory: &memory, devices: Vec::new(), workers: Vec::new() };
         // Linux names disks in the order of their interrupts' numbers, hence of these calls.
-        for disk in &order.disks {
+        for (index, disk) in order.disks.iter().enumerate() {
             let device = block(disk)?;
+            if let Some(state) = restored {
+                check_disk(&state.devices[index], device.state(), &disk.name)?;
+            }
             let name = format!("block-{}", disk.name);
             wiring.add(device, name, ThreadKind::Block, BusDevice::Block)?;
         }
         let vsock = UnixListener::from(std::os::fd::OwnedFd::from(take(order.vsock)?));
-        let vsock = Vsock::new(VsockSettings { guest_cid: GUEST_CID, listener: vsock })
+        let vsock = vsock_device(vsock, restored)
             .map_err(BuildError::host("listen for vsock connections"))?;
         wiring.add(vsock, "vsock".to_owned(), ThreadKind::Vsock, BusDevice::Vsock)?;
         let name = "entropy".to_owned();
         wiring.add(Entropy::default(), name, ThreadKind::Entropy, BusDevice::Entropy)?;
-        let Wiring { devices, workers, .. } = wiring;
+        let Wiring { mut devices, workers, .. } = wiring;
 
         let serial = event()?;
         vm.register_irqfd(&serial, arch::SERIAL_INTERRUPT)
             .map_err(BuildError::kvm("wire the serial line's interrupt"))?;
-        let writer = console.writer(sender.clone());
-        let bus = Bus::new(InterruptLine(serial), writer, sender.clone(), devices);
-
-        let mut vcpus = Vec::with_capacity(order.vcpus.into());
-        for id in 0..order.vcpus {
-            let vcpu = vm.create_vcpu(id.into()).map_err(BuildError::kvm("create a vCPU"))?;
-            template.apply(&vcpu, id, boot)?;
-            vcpus.push(vcpu);
+        if let Some(state) = restored {
+            for ((device, saved), worker) in devices.iter_mut().zip(&state.devices).zip(&workers) {
+                device.restore(saved, &worker.name)?;
+            }
         }
+        let registers = restored.map(|state| &state.serial);
+        let writer = console.writer(sender.clone());
+        let bus = Bus::new(InterruptLine(serial), writer, sender.clone(), devices, registers)?;
         let bus = Arc::new(bus);
-        Ok(Wired { order, vm, vcpus, bus, workers, console, happenings: (sender, queue) })
+        let backing = if restored.is_some() { Backing::Snapshot } else { Backing::Anonymous };
+        let memory = (memory, backing);
+        Ok(Wired { order, vm, vcpus, memory, bus, workers, console, happenings: (sender, queue) })
+    }
+}
+
+fn vcpus(
+    vm: &VmFd,
+    template: &VcpuTemplate,
+    count: u8,
+    beginning: &Beginning,
+) -> Result<Vec<Vcpu>, BuildError> {
+    let create = |id: u8| vm.create_vcpu(id.into()).map_err(BuildError::kvm("create a vCPU"));
+    match beginning {
+        Beginning::Boot(boot) => {
+            (0..count).map(|id| template.boot(create(id)?, id, *boot)).collect()
+        }
+        Beginning::Restored(state) => {
+            // All there before the first is made what it was: the moment is one for all.
+            let fds = (0..count).map(create).collect::<Result<Vec<_>, _>>()?;
+            let moment = Moment::now();
+            let states = fds.into_iter().zip(&state.vcpus);
+            states.map(|(fd, state)| template.restore(fd, state, moment)).collect()
+        }
+    }
+}
+
+/// Whether a disk is what the saved one was.
+fn check_disk(saved: &DeviceState, here: BlockState, name: &str) -> Result<(), SnapshotError> {
+    match saved {
+        DeviceState::Block { device, .. } if *device == here => Ok(()),
+        DeviceState::Block { device, .. } => Err(SnapshotError::Disk {
+            name: name.to_owned(),
+            saved: device.sectors,
+            saved_writable: device.writable,
+            here: here.sectors,
+            here_writable: here.writable,
+        }),
+        _ => Err(SnapshotError::Device { device: name.to_owned() }),
+    }
+}
+
+/// New, or with news for the guest: its connections of before are dead.
+fn vsock_device(listener: UnixListener, restored: Option<&MachineState>) -> io::Result<Vsock> {
+    let settings = VsockSettings { guest_cid: GUEST_CID, listener };
+    let saved = restored.and_then(|state| {
+        state.devices.iter().find_map(|device| match device {
+            DeviceState::Vsock { device, .. } => Some(device),
+            _ => None,
+        })
+    });
+    match saved {
+        Some(state) => Vsock::restored(settings, state),
+        None => Vsock::new(settings),
     }
 }
 
@@ -254,7 +365,7 @@ impl Wired {
     /// Starts all threads; each confines itself before the guest's first instruction. Then enters
     /// what the process can only enter itself of its jail, and says what is in force of it.
     pub(crate) fn start(self) -> Result<(Running, JailReport), BuildError> {
-        let Self { order, vm, vcpus, bus, workers, console, happenings } = self;
+        let Self { order, vm, vcpus, memory, bus, workers, console, happenings } = self;
         let (sender, queue) = happenings;
         let jail = costrel_vmm_process::restrict_self();
         let filters =
@@ -275,7 +386,7 @@ impl Wired {
         }
         let vcpus = Vcpus::start(vcpus, &bus, &sender, &filters.vcpu)?;
         let jail = enter_filter(jail, &filters.main, order.strictness)?;
-        Ok((Running { vm, vcpus, bus, console, happenings: queue }, jail))
+        Ok((Running { vm, vcpus, memory, bus, console, happenings: queue }, jail))
     }
 }
 

@@ -5,16 +5,15 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use costrel_virtio::{
-    MmioTransport, Paused, block::BlockState, entropy::EntropyState, vsock::VsockState,
-};
-use vm_superio::{I8042Device, Serial, Trigger, serial::NoEvents};
+use costrel_virtio::{MmioTransport, block::BlockState, entropy::EntropyState, vsock::VsockState};
+use vm_superio::{I8042Device, Serial, SerialState, Trigger, serial::NoEvents};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{
     arch::{SERIAL_PORTS, device_window},
     console::ConsoleWriter,
     life::{Happening, Happenings},
+    snapshot::{DeviceState, SavingError, SerialRegisters, SnapshotError},
 };
 
 /// Everything that the guest can reach but its memory.
@@ -31,14 +30,6 @@ pub(crate) enum BusDevice {
     Block(MmioTransport<BlockState>),
     Vsock(MmioTransport<VsockState>),
     Entropy(MmioTransport<EntropyState>),
-}
-
-/// What a device was when it stopped.
-#[expect(dead_code, reason = "snapshots will save them")]
-pub(crate) enum PausedDevice {
-    Block(Paused<BlockState>),
-    Vsock(Paused<VsockState>),
-    Entropy(Paused<EntropyState>),
 }
 
 /// An eventfd that raises an interrupt.
@@ -73,12 +64,18 @@ impl Bus {
         console: ConsoleWriter,
         happenings: Happenings,
         devices: Vec<BusDevice>,
-    ) -> Self {
-        Self {
-            serial: Mutex::new(Serial::new(interrupt, console)),
+        registers: Option<&SerialRegisters>,
+    ) -> Result<Self, SnapshotError> {
+        let state = registers.map(SerialState::from).unwrap_or_default();
+        // Fails if it has received more than it has room for.
+        let serial = Serial::from_state(&state, interrupt, NoEvents, console)
+            .map_err(|_| SnapshotError::SerialLine)?;
+        Ok(Self {
+            serial: Mutex::new(serial),
+            // It has no state.
             keyboard: Mutex::new(I8042Device::new(ResetLine(happenings))),
             devices: devices.into_iter().map(Mutex::new).collect(),
-        }
+        })
     }
 
     /// A vCPU reads a port. What nobody answers reads as all ones, as on an empty bus.
@@ -126,8 +123,18 @@ impl Bus {
     }
 
     /// Stops all devices. The vCPUs must stand still.
-    pub(crate) fn pause(&self) -> Vec<Option<PausedDevice>> {
-        self.devices.iter().map(|device| lock(device).pause()).collect()
+    pub(crate) fn pause(&self) {
+        for device in &self.devices {
+            // One whose thread has ended stands still as well.
+            let _ = lock(device).save();
+        }
+    }
+
+    /// What the serial line and all devices are. They must stand still.
+    pub(crate) fn save(&self) -> Result<(SerialRegisters, Vec<DeviceState>), SavingError> {
+        let devices = self.devices.iter().map(|device| lock(device).save());
+        let devices = devices.collect::<Option<_>>().ok_or(SavingError::DeviceEnded)?;
+        Ok((lock(&self.serial).state().into(), devices))
     }
 
     /// Lets all devices go on.
@@ -155,12 +162,33 @@ impl BusDevice {
         }
     }
 
-    fn pause(&self) -> Option<PausedDevice> {
-        match self {
-            Self::Block(transport) => transport.device().pause().map(PausedDevice::Block),
-            Self::Vsock(transport) => transport.device().pause().map(PausedDevice::Vsock),
-            Self::Entropy(transport) => transport.device().pause().map(PausedDevice::Entropy),
-        }
+    /// Stops it, and says what it is.
+    fn save(&self) -> Option<DeviceState> {
+        Some(match self {
+            Self::Block(it) => {
+                let paused = it.device().pause()?;
+                DeviceState::Block { transport: it.state(&paused), device: paused.state }
+            }
+            Self::Vsock(it) => {
+                let paused = it.device().pause()?;
+                DeviceState::Vsock { transport: it.state(&paused), device: paused.state }
+            }
+            Self::Entropy(it) => {
+                let paused = it.device().pause()?;
+                DeviceState::Entropy { transport: it.state(&paused), device: paused.state }
+            }
+        })
+    }
+
+    /// Makes a new device what a saved one was. `name` is for people.
+    pub(crate) fn restore(&mut self, state: &DeviceState, name: &str) -> Result<(), SnapshotError> {
+        let restored = match (self, state) {
+            (Self::Block(it), DeviceState::Block { transport, .. }) => it.restore(transport),
+            (Self::Vsock(it), DeviceState::Vsock { transport, .. }) => it.restore(transport),
+            (Self::Entropy(it), DeviceState::Entropy { transport, .. }) => it.restore(transport),
+            _ => return Err(SnapshotError::Device { device: name.to_owned() }),
+        };
+        restored.map_err(|source| SnapshotError::Transport { device: name.to_owned(), source })
     }
 
     fn resume(&self) {

@@ -7,21 +7,32 @@
 //! ```
 
 use std::{
-    io::{self, Read as _, Write as _},
-    os::{fd::AsFd as _, unix::net::UnixStream},
+    fs::File,
+    io,
+    os::fd::AsFd as _,
     sync::{
         Arc,
         mpsc::{self, Receiver, Sender},
     },
 };
 
+use costrel_virtio::GuestMemory;
 use costrel_vmm::Exit;
 use kvm_ioctls::VmFd;
 use rustix::event::{PollFd, PollFlags, poll};
+use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::{bus::Bus, console::Console, vcpu::Vcpus};
-use crate::control::{Command, Event, Request, Verb};
+use super::{
+    arch::{BoardState, Moment, check_savable},
+    bus::Bus,
+    console::Console,
+    listener::{Control, Heard},
+    memory::Backing,
+    snapshot::{MachineState, SavingError, write_memory, write_state},
+    vcpu::Vcpus,
+};
+use crate::control::{Answer, Event, Verb};
 
 /// What ends a machine.
 #[derive(Debug)]
@@ -68,8 +79,8 @@ impl Happenings {
 /// A machine whose threads have been started.
 pub(crate) struct Running {
     /// KVM undoes the wiring of interrupts when this is closed.
-    #[expect(dead_code, reason = "held open; snapshots will read it")]
     pub(crate) vm: VmFd,
+    pub(crate) memory: (Arc<GuestMemory>, Backing),
     pub(crate) vcpus: Vcpus,
     pub(crate) bus: Arc<Bus>,
     pub(crate) console: Console,
@@ -93,8 +104,8 @@ impl Running {
             }
             match self.wait(control) {
                 Some(Heard::Command(command)) => {
-                    let text = self.obey(command.verb, &mut state);
-                    control.say(&Event::Answer { id: command.id, text });
+                    let answer = self.obey(command.verb, &mut state, control);
+                    control.say(&Event::Answer { id: command.id, answer });
                 }
                 Some(Heard::HungUp) => break Exit::Killed,
                 None => {}
@@ -104,11 +115,11 @@ impl Running {
         (exit, self.console.tail())
     }
 
-    fn obey(&self, verb: Verb, state: &mut State) -> String {
+    fn obey(&self, verb: Verb, state: &mut State, control: &mut Control) -> Answer {
         match (verb, *state) {
             (Verb::Pause, State::Running) => {
                 self.vcpus.pause();
-                drop(self.bus.pause());
+                self.bus.pause();
                 *state = State::Paused;
             }
             (Verb::Resume, State::Paused) => {
@@ -117,9 +128,33 @@ impl Running {
                 *state = State::Running;
             }
             (Verb::Pause, State::Paused) | (Verb::Resume, State::Running) => {}
-            (Verb::Console, _) => return self.console.tail(),
+            (Verb::Console, _) => return Answer::Text(self.console.tail()),
+            (Verb::Save, State::Running) => {
+                drop(control.files());
+                return Answer::NotPaused;
+            }
+            (Verb::Save, State::Paused) => {
+                let files = control.files().ok_or(SavingError::NoFiles);
+                if let Err(error) = files.and_then(|[state, memory]| self.save(&state, &memory)) {
+                    return Answer::Failed(costrel_vmm::with_sources(&error));
+                }
+            }
         }
-        String::new()
+        Answer::Done
+    }
+
+    /// Writes all that the machine is. It must be paused.
+    fn save(&self, state_file: &File, memory_file: &File) -> Result<(), SavingError> {
+        check_savable(&self.vm)?;
+        let moment = Moment::now();
+        let vcpus = self.vcpus.save(moment)?;
+        let board = BoardState::save(&self.vm)?;
+        let (serial, devices) = self.bus.save()?;
+        let (memory, backing) = &self.memory;
+        let memory_bytes = memory.iter().map(|region| region.len()).sum();
+        let state = MachineState { memory_bytes, board, vcpus, serial, devices };
+        write_memory(memory_file, memory, *backing)?;
+        write_state(state_file, &state)
     }
 
     fn next_exit(&self) -> Option<Exit> {
@@ -140,7 +175,7 @@ impl Running {
         }
         let wake = borrowed(&self.happenings.wake);
         let mut polled = [
-            PollFd::from_borrowed_fd(control.socket.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(control.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(wake, PollFlags::IN),
         ];
         // An interrupted wait reports nothing; the next one does.
@@ -158,80 +193,4 @@ fn borrowed(event: &EventFd) -> std::os::fd::BorrowedFd<'_> {
     use std::os::fd::AsRawFd as _;
     // SAFETY: the descriptor is the event's own, and lives as long as the borrow of it.
     unsafe { std::os::fd::BorrowedFd::borrow_raw(event.as_raw_fd()) }
-}
-
-/// What came from the backend.
-pub(crate) enum Heard {
-    Command(Command),
-    HungUp,
-}
-
-/// The socket to the backend.
-#[derive(Debug)]
-pub(crate) struct Control {
-    socket: UnixStream,
-    received: Vec<u8>,
-}
-
-/// Commands are some dozen bytes, an order some hundred. The backend is trusted; this is for a
-/// descriptor that is something else.
-const MOST_BYTES: usize = 64 << 10;
-
-impl Control {
-    pub(crate) fn new(socket: UnixStream) -> Self {
-        Self { socket, received: Vec::new() }
-    }
-
-    /// Waits for the first line.
-    pub(crate) fn request(&mut self) -> io::Result<Request> {
-        loop {
-            if let Some(line) = self.line() {
-                return serde_json::from_slice(&line).map_err(io::Error::other);
-            }
-            if !self.receive()? {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-    }
-
-    pub(crate) fn say(&mut self, event: &Event) {
-        let Ok(mut line) = serde_json::to_vec(event) else { return };
-        line.push(b'\n');
-        // Fails if the backend has gone, which is heard of next.
-        let _ = self.socket.write_all(&line);
-    }
-
-    fn heard(&mut self) -> Option<Heard> {
-        let line = self.line()?;
-        // A backend that talks nonsense is as good as gone.
-        Some(serde_json::from_slice(&line).map_or(Heard::HungUp, Heard::Command))
-    }
-
-    /// Takes in what has come.
-    fn hear(&mut self) -> Option<Heard> {
-        match self.receive() {
-            Ok(true) => self.heard(),
-            Ok(false) | Err(_) => Some(Heard::HungUp),
-        }
-    }
-
-    /// False at the stream's end.
-    fn receive(&mut self) -> io::Result<bool> {
-        let mut buffer = [0; 4096];
-        loop {
-            match self.socket.read(&mut buffer) {
-                Ok(count) => {
-                    self.received.extend(&buffer[..count]);
-                    return Ok(count > 0 && self.received.len() <= MOST_BYTES);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    fn line(&mut self) -> Option<Vec<u8>> {
-        let end = self.received.iter().position(|&byte| byte == b'\n')?;
-        Some(self.received.drain(..=end).collect())
-    }
 }

@@ -1,13 +1,16 @@
 //! The guest's physical memory.
 //!
-//! Anonymous: a memfd's pages cost 20 ms more of a boot's 140 in the lab, and that a process passes
+//! Of a machine that boots it is anonymous: a memfd's pages cost 20 ms more of a boot's 140 in the lab, and that a process passes
 //! its guest's memory on is not needed. In huge pages where the host has them to give, unless told
 //! otherwise: of what a kernel touches while it boots most is next to each other, and each page
 //! costs an exit the first time.
+//!
+//! Of a restored machine it is the snapshot's file, mapped so that what the guest writes is its own:
+//! all machines of a snapshot share what none of them has written.
 
 #![expect(unsafe_code, reason = "memory is mapped with an alignment, and KVM is told where it is")]
 
-use std::{io, sync::Arc};
+use std::{fs::File, io, os::fd::AsRawFd as _, sync::Arc};
 
 use costrel_virtio::GuestMemory;
 use kvm_bindings::kvm_userspace_memory_region;
@@ -25,10 +28,57 @@ const HUGE_PAGE: usize = 2 << 20;
 /// it, and one that does ends the process instead of changing what is next to it.
 const GUARD: usize = 64 << 10;
 
+/// What is in a machine's memory before the guest writes to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Backing {
+    /// Zeroes.
+    Anonymous,
+    /// A file.
+    Snapshot,
+}
+
 /// Maps a machine's memory. Nothing is allocated before the guest uses it.
 pub(crate) fn map(bytes: u64, huge_pages: HugePages) -> Result<GuestMemory, BuildError> {
-    let ranges = arch::memory_ranges(bytes).into_iter();
-    let regions = ranges.map(|(start, length)| map_region(start, length, huge_pages));
+    map_with(bytes, |address, length, _| {
+        let advice = match huge_pages {
+            HugePages::Transparent => libc::MADV_HUGEPAGE,
+            HugePages::Never => libc::MADV_NOHUGEPAGE,
+        };
+        // SAFETY: the range is within a mapping of ours alone.
+        if unsafe { libc::mprotect(address, length, PROTECTION) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: as before. It is a wish only: without huge pages all goes on.
+        unsafe { libc::madvise(address, length, advice) };
+        Ok(())
+    })
+}
+
+/// Maps a machine's memory from a file of that length, which never changes.
+pub(crate) fn map_file(bytes: u64, file: &File) -> Result<GuestMemory, BuildError> {
+    const FLAGS: libc::c_int = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE;
+    map_with(bytes, |address, length, offset| {
+        // SAFETY: the range is within a mapping of ours alone, which this takes the place of.
+        let mapped =
+            unsafe { libc::mmap(address, length, PROTECTION, FLAGS, file.as_raw_fd(), offset) };
+        if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+    })
+}
+
+const PROTECTION: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
+
+/// Maps all ranges; `fill` makes an address and a length usable that stand at an offset in the whole.
+fn map_with(
+    bytes: u64,
+    fill: impl Fn(*mut libc::c_void, usize, libc::off_t) -> io::Result<()>,
+) -> Result<GuestMemory, BuildError> {
+    let mut offset: libc::off_t = 0;
+    let regions = arch::memory_ranges(bytes).into_iter().map(|(start, length)| {
+        let address = reserve(length).map_err(failed)?;
+        fill(address, length, offset).map_err(failed)?;
+        offset += libc::off_t::try_from(length).unwrap_or(0);
+        region(start, address, length)
+    });
     let regions = regions.collect::<Result<_, _>>()?;
     GuestMemory::from_regions(regions).map_err(|error| failed(io::Error::other(error)))
 }
@@ -37,35 +87,27 @@ fn failed(source: io::Error) -> BuildError {
     BuildError::Host { operation: "map the guest's memory", source }
 }
 
-/// A region that begins where a huge page may, and stays mapped until the process ends.
-fn map_region(
-    start: GuestAddress,
-    length: usize,
-    huge_pages: HugePages,
-) -> Result<GuestRegionMmap<()>, BuildError> {
-    const PROTECTION: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
+/// Addresses for a region, beginning where a huge page may, with guards around it.
+fn reserve(length: usize) -> io::Result<*mut libc::c_void> {
     const FLAGS: libc::c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    let all = length
-        .checked_add(GUARD + HUGE_PAGE + GUARD)
-        .ok_or_else(|| failed(io::ErrorKind::OutOfMemory.into()))?;
+    let all = length.checked_add(GUARD + HUGE_PAGE + GUARD).ok_or(io::ErrorKind::OutOfMemory)?;
     // SAFETY: a new mapping, wherever there is room.
     let base = unsafe { libc::mmap(std::ptr::null_mut(), all, libc::PROT_NONE, FLAGS, -1, 0) };
     if base == libc::MAP_FAILED {
-        return Err(failed(io::Error::last_os_error()));
+        return Err(io::Error::last_os_error());
     }
-    let address = base.map_addr(|address| (address + GUARD).next_multiple_of(HUGE_PAGE));
-    // SAFETY: the range is within the mapping, which is ours alone.
-    if unsafe { libc::mprotect(address, length, PROTECTION) } != 0 {
-        return Err(failed(io::Error::last_os_error()));
-    }
-    let advice = match huge_pages {
-        HugePages::Transparent => libc::MADV_HUGEPAGE,
-        HugePages::Never => libc::MADV_NOHUGEPAGE,
-    };
-    // SAFETY: the range is within the mapping. It is a wish only: without huge pages all goes on.
-    unsafe { libc::madvise(address, length, advice) };
-    // SAFETY: as before; the mapping is never undone or changed.
-    let region = unsafe { MmapRegion::build_raw(address.cast(), length, PROTECTION, FLAGS) };
+    Ok(base.map_addr(|address| (address + GUARD).next_multiple_of(HUGE_PAGE)))
+}
+
+/// A region that stays mapped until the process ends.
+fn region(
+    start: GuestAddress,
+    address: *mut libc::c_void,
+    length: usize,
+) -> Result<GuestRegionMmap<()>, BuildError> {
+    // SAFETY: the range is mapped like that, and the mapping is never undone or changed.
+    let region =
+        unsafe { MmapRegion::build_raw(address.cast(), length, PROTECTION, libc::MAP_PRIVATE) };
     let region = region.map_err(|error| failed(io::Error::other(error)))?;
     GuestRegionMmap::new(region, start).ok_or(BuildError::OutsideMemory)
 }
@@ -89,11 +131,35 @@ pub(crate) fn give(vm: &VmFd, memory: &Arc<GuestMemory>) -> Result<(), BuildErro
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use vm_memory::Bytes as _;
+
     use super::*;
 
     #[test]
     fn nothing_is_next_to_the_memory() {
-        let memory = map(64 << 20, HugePages::Transparent).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(64 << 20).unwrap();
+        check_guards(&map(64 << 20, HugePages::Transparent).unwrap());
+        check_guards(&map_file(64 << 20, &file).unwrap());
+    }
+
+    #[test]
+    fn a_file_is_seen_and_not_changed() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(64 << 20).unwrap();
+        file.write_all_at(b"was", 5 << 20).unwrap();
+        let memories = [0; 2].map(|_| map_file(64 << 20, &file).unwrap());
+        memories[0].write_slice(b"is now", GuestAddress(5 << 20)).unwrap();
+        let mut seen = [0; 3];
+        memories[1].read_slice(&mut seen, GuestAddress(5 << 20)).unwrap();
+        assert_eq!(&seen, b"was");
+        file.read_exact_at(&mut seen, 5 << 20).unwrap();
+        assert_eq!(&seen, b"was");
+    }
+
+    fn check_guards(memory: &GuestMemory) {
         let region = memory.iter().next().unwrap();
         let (start, end) = (region.as_ptr().addr(), region.as_ptr().addr() + (64 << 20));
         assert_eq!(start % HUGE_PAGE, 0);

@@ -17,8 +17,10 @@ mod bus;
 mod console;
 mod kernel;
 mod life;
+mod listener;
 mod memory;
 mod seccomp;
+pub mod snapshot;
 mod vcpu;
 
 use std::{
@@ -33,7 +35,8 @@ use std::{
 pub(crate) use build::BuildError;
 
 use costrel_vmm::{JailReport, Strictness};
-use life::{Control, Running};
+use life::Running;
+use listener::Control;
 
 use crate::control::{Event, Order, Request};
 
@@ -79,10 +82,20 @@ fn run(control: UnixStream) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            control.say(&Event::Refused { reason: costrel_vmm::with_sources(&error) });
+            let whose = error.whose();
+            control.say(&Event::Refused { reason: costrel_vmm::with_sources(&error), whose });
             ExitCode::FAILURE
         }
     }
+}
+
+/// The form of a saved machine, for people.
+pub(crate) const FORMAT: &str = "kvm state 1";
+
+/// This host's processor as guests see it, for people, and a sum of all that they see.
+pub(crate) fn processor() -> io::Result<(String, u32)> {
+    let system = |error: kvm_ioctls::Error| io::Error::from_raw_os_error(error.errno());
+    arch::processor(&kvm_ioctls::Kvm::new().map_err(system)?).map_err(system)
 }
 
 fn start(order: Order) -> Result<(Running, JailReport), BuildError> {

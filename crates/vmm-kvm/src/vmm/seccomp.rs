@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, io};
 
+use super::arch::KVM_GET_DEVICE_ATTR;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
@@ -55,7 +56,16 @@ const ALL_THREADS: &[i64] = &[
 /// What threads that wait for events do besides.
 const EVENT_LOOP: &[i64] = &[libc::SYS_epoll_wait, libc::SYS_epoll_pwait, libc::SYS_epoll_ctl];
 
-const MAIN: &[i64] = &[libc::SYS_ppoll, libc::SYS_sendto, libc::SYS_recvfrom, libc::SYS_lseek];
+const MAIN: &[i64] = &[
+    libc::SYS_ppoll,
+    libc::SYS_sendto,
+    libc::SYS_recvmsg,
+    libc::SYS_lseek,
+    libc::SYS_ftruncate,
+    libc::SYS_pwrite64,
+    libc::SYS_mincore,
+    libc::SYS_sysinfo,
+];
 const VCPU: &[i64] = &[libc::SYS_rt_sigtimedwait, libc::SYS_lseek];
 const BLOCK: &[i64] =
     &[libc::SYS_preadv, libc::SYS_pwritev, libc::SYS_fdatasync, libc::SYS_fallocate];
@@ -72,13 +82,39 @@ const VSOCK: &[i64] = &[
 const ENTROPY: &[i64] = &[libc::SYS_getrandom];
 
 const KVM_RUN: u64 = 0xae80;
+/// By which a vCPU is saved.
+const READ_VCPU: [u64; 12] = [
+    0x8004_ae98, // KVM_GET_MP_STATE
+    0x8090_ae81, // KVM_GET_REGS
+    0x8138_ae83, // KVM_GET_SREGS
+    0x9000_aea4, // KVM_GET_XSAVE
+    0x8188_aea6, // KVM_GET_XCRS
+    0x8080_aea1, // KVM_GET_DEBUGREGS
+    0x8400_ae8e, // KVM_GET_LAPIC
+    0xc008_ae88, // KVM_GET_MSRS
+    0x8040_ae9f, // KVM_GET_VCPU_EVENTS
+    0xaea3,      // KVM_GET_TSC_KHZ
+    KVM_GET_DEVICE_ATTR,
+    KVM_RUN,
+];
+/// By which the rest of a machine is saved.
+const READ_VM: [u64; 4] = [
+    0xae03,      // KVM_CHECK_EXTENSION
+    0xc208_ae62, // KVM_GET_IRQCHIP
+    0x8070_ae9f, // KVM_GET_PIT2
+    0x8030_ae7c, // KVM_GET_CLOCK
+];
 
 impl Filters {
     /// Compiles all of them, which takes some microseconds.
     pub(crate) fn new() -> io::Result<Self> {
+        let requests = |requests: &[u64]| -> io::Result<_> {
+            let rules = requests.iter().map(|&request| argument(1, request));
+            Ok(vec![(libc::SYS_ioctl, rules.collect::<io::Result<_>>()?)])
+        };
         Ok(Self {
-            main: filter(&[MAIN, &[libc::SYS_tgkill]], Vec::new())?,
-            vcpu: filter(&[VCPU], vec![(libc::SYS_ioctl, vec![argument(1, KVM_RUN)?])])?,
+            main: filter(&[MAIN, &[libc::SYS_tgkill]], requests(&READ_VM)?)?,
+            vcpu: filter(&[VCPU], requests(&READ_VCPU)?)?,
             block: filter(&[EVENT_LOOP, BLOCK], Vec::new())?,
             vsock: filter(&[EVENT_LOOP, VSOCK], Vec::new())?,
             entropy: filter(&[EVENT_LOOP, ENTROPY], Vec::new())?,
@@ -177,6 +213,8 @@ mod tests {
                 (libc::SYS_mmap, [0, 0, (libc::PROT_EXEC | libc::PROT_READ).into()]),
                 // KVM_CREATE_VM
                 (libc::SYS_ioctl, [-1, 0xae01, 0]),
+                // KVM_SET_MSRS
+                (libc::SYS_ioctl, [-1, 0x4008_ae89, 0]),
             ] {
                 let signal = ended_by(&filter, || syscall(call, arguments));
                 assert_eq!(signal, Some(libc::SIGSYS), "{name}: system call {call}");
@@ -188,6 +226,9 @@ mod tests {
     fn a_thread_may_do_its_own_work_and_no_other_s() {
         let own = [
             ("main", libc::SYS_ppoll, [0, 0, 0]),
+            ("main", libc::SYS_ioctl, [-1, libc::c_long::try_from(READ_VM[1]).unwrap(), 0]),
+            ("main", libc::SYS_pwrite64, [-1, 0, 0]),
+            ("vcpu", libc::SYS_ioctl, [-1, libc::c_long::try_from(READ_VCPU[0]).unwrap(), 0]),
             ("vcpu", libc::SYS_ioctl, [-1, libc::c_long::try_from(KVM_RUN).unwrap(), 0]),
             ("block", libc::SYS_pwritev, [-1, 0, 0]),
             ("vsock", libc::SYS_accept4, [-1, 0, 0]),

@@ -4,6 +4,9 @@
 //! is never lost: it interrupts the guest, or keeps it from being entered. And a thread only stops
 //! after `KVM_RUN` was interrupted, which is when KVM has completed the instruction whose access
 //! the bus had answered before.
+//!
+//! A vCPU that stands still says what it is when it is asked ([`Vcpus::save`]): only its own thread
+//! may look.
 
 #![expect(unsafe_code, reason = "signals and KVM's signal mask have no safe interface")]
 
@@ -19,9 +22,11 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::{
     BuildError,
+    arch::{Moment, Vcpu, VcpuState},
     bus::Bus,
     life::{Happening, Happenings},
     seccomp::Filter,
+    snapshot::SavingError,
 };
 
 /// All vCPUs of a machine. They stand still at first.
@@ -42,13 +47,23 @@ struct GateState {
     open: bool,
     /// How many stand before it, or have ended.
     standing: usize,
+    /// How many have ended.
+    ended: usize,
+    /// How often they were asked what they are, and as of when the last time.
+    asked: u64,
+    moment: Option<Moment>,
+    /// What they have said since, by their numbers.
+    said: Vec<Said>,
 }
+
+/// A vCPU's number, and what it is.
+type Said = (usize, Result<VcpuState, SavingError>);
 
 impl Vcpus {
     /// Starts a thread for each. It applies `filter` and stops before the guest's first
     /// instruction.
     pub(crate) fn start(
-        vcpus: Vec<VcpuFd>,
+        vcpus: Vec<Vcpu>,
         bus: &Arc<Bus>,
         happenings: &Happenings,
         filter: &Filter,
@@ -56,15 +71,15 @@ impl Vcpus {
         let gate = Arc::new(Gate::default());
         let mut threads = Vec::with_capacity(vcpus.len());
         for (index, mut vcpu) in vcpus.into_iter().enumerate() {
-            set_signal_mask(&vcpu).map_err(BuildError::host("set a vCPU's signal mask"))?;
+            set_signal_mask(&vcpu.fd).map_err(BuildError::host("set a vCPU's signal mask"))?;
             let (gate, bus) = (Arc::clone(&gate), Arc::clone(bus));
             let (happenings, filter) = (happenings.clone(), filter.clone());
             let body = move || {
                 let begun = block_kick().and_then(|()| filter.apply());
                 let happening = match begun {
                     Ok(()) => {
-                        gate.stand_while_closed();
-                        run(&mut vcpu, &bus, &gate)
+                        gate.stand_while_closed(index, &vcpu);
+                        run(index, &mut vcpu, &bus, &gate)
                     }
                     Err(error) => Happening::Failed(format!("a vCPU's thread failed: {error}")),
                 };
@@ -95,6 +110,13 @@ impl Vcpus {
         }
         self.gate.wait_until_standing(self.threads.len());
     }
+
+    /// What all are, in the order of their numbers. They must stand still.
+    pub(crate) fn save(&self, moment: Moment) -> Result<Vec<VcpuState>, SavingError> {
+        let mut said = self.gate.ask(moment, self.threads.len())?;
+        said.sort_by_key(|&(index, _)| index);
+        said.into_iter().map(|(_, state)| state).collect()
+    }
 }
 
 impl Gate {
@@ -111,22 +133,50 @@ impl Gate {
         self.lock().open = false;
     }
 
-    fn stand_while_closed(&self) {
+    fn stand_while_closed(&self, index: usize, vcpu: &Vcpu) {
         let mut state = self.lock();
         if state.open {
             return;
         }
         state.standing += 1;
+        let mut heard = state.asked;
         self.changed.notify_all();
         while !state.open {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            if let Some(moment) = state.moment.filter(|_| state.asked != heard) {
+                heard = state.asked;
+                drop(state);
+                let what = vcpu.save(moment);
+                state = self.lock();
+                state.said.push((index, what));
+                self.changed.notify_all();
+            } else {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
         }
         state.standing -= 1;
     }
 
+    /// Has all say what they are.
+    fn ask(&self, moment: Moment, count: usize) -> Result<Vec<Said>, SavingError> {
+        let mut state = self.lock();
+        state.asked += 1;
+        state.moment = Some(moment);
+        state.said.clear();
+        self.changed.notify_all();
+        while state.said.len() + state.ended < count {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.ended > 0 {
+            return Err(SavingError::VcpuEnded);
+        }
+        Ok(std::mem::take(&mut state.said))
+    }
+
     /// A vCPU that has ended stands still for good.
     fn leave(&self) {
-        self.lock().standing += 1;
+        let mut state = self.lock();
+        state.standing += 1;
+        state.ended += 1;
         self.changed.notify_all();
     }
 
@@ -139,9 +189,9 @@ impl Gate {
 }
 
 /// Runs the guest until it ends or fails.
-fn run(vcpu: &mut VcpuFd, bus: &Bus, gate: &Gate) -> Happening {
+fn run(index: usize, vcpu: &mut Vcpu, bus: &Bus, gate: &Gate) -> Happening {
     loop {
-        match vcpu.run() {
+        match vcpu.fd.run() {
             Ok(VcpuExit::IoIn(port, data)) => bus.port_read(port, data),
             Ok(VcpuExit::IoOut(port, data)) => bus.port_write(port, data),
             Ok(VcpuExit::MmioRead(address, data)) => bus.memory_read(address, data),
@@ -159,12 +209,12 @@ fn run(vcpu: &mut VcpuFd, bus: &Bus, gate: &Gate) -> Happening {
                     "KVM could not enter the guest: hardware reason {reason:#x}"
                 ));
             }
-            Ok(VcpuExit::InternalError) => return internal_error(vcpu),
+            Ok(VcpuExit::InternalError) => return internal_error(&mut vcpu.fd),
             // Nothing that KVM does when it interrupts and halts vCPUs itself.
             Ok(other) => return Happening::Failed(format!("KVM made an exit unasked: {other:?}")),
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
                 take_kick();
-                gate.stand_while_closed();
+                gate.stand_while_closed(index, vcpu);
             }
             Err(error) => return Happening::Failed(format!("KVM_RUN failed: {error}")),
         }

@@ -3,6 +3,7 @@
 mod x86_64;
 
 pub(crate) use x86_64::{
-    BootLayout, SERIAL_INTERRUPT, SERIAL_PORTS, VcpuTemplate, device_interrupt, device_window,
-    memory_ranges, prepare_vm, write_boot_data,
+    BoardState, BootLayout, KVM_GET_DEVICE_ATTR, Moment, SERIAL_INTERRUPT, SERIAL_PORTS, Vcpu,
+    VcpuMismatch, VcpuState, VcpuTemplate, check_savable, device_interrupt, device_window,
+    memory_ranges, prepare_vm, processor, write_boot_data,
 };

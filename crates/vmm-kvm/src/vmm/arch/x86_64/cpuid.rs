@@ -109,6 +109,82 @@ fn bits_for(count: u32) -> u32 {
     count.next_power_of_two().trailing_zeros()
 }
 
+/// What a guest takes for granted once it has seen it: leaf, subleaf, and masks of EAX to EDX.
+const FEATURE_BITS: [(u32, u32, [u32; 4]); 13] = [
+    // Without OSXSAVE, which follows the guest's own doing.
+    (FEATURES, 0, [0, 0, !(1 << 27 | TSC_DEADLINE | HYPERVISOR), !HYPER_THREADING]),
+    // Without OSPKE, likewise.
+    (7, 0, [0, !0, !(1 << 4), !0]),
+    (7, 1, [!0, !0, !0, !0]),
+    (7, 2, [0, 0, 0, !0]),
+    (0xd, 0, [!0, 0, 0, !0]),
+    (0xd, 1, [!0, 0, !0, !0]),
+    (0x14, 0, [0, !0, !0, 0]),
+    (0x4000_0001, 0, [!0, 0, 0, 0]),
+    (EXTENDED_FEATURES, 0, [0, 0, !AMD_LEGACY_MULTICORE, !0]),
+    (0x8000_0007, 0, [0, !0, 0, !0]),
+    (SIZES, 0, [0, !0, 0, 0]),
+    (0x8000_0021, 0, [!0, 0, 0, 0]),
+    (0x8000_0022, 0, [!0, 0, 0, 0]),
+];
+
+/// What of a saved CPUID this host has not got, for people.
+pub(super) fn lacking(saved: &[kvm_cpuid_entry2], here: &[kvm_cpuid_entry2]) -> Option<String> {
+    let registers = |entries: &[kvm_cpuid_entry2], function, index| {
+        let found = entries.iter().find(|it| it.function == function && it.index == index);
+        found.map_or([0; 4], |it| [it.eax, it.ebx, it.ecx, it.edx])
+    };
+    for (what, function, of) in
+        [("vendor", 0, [0, !0, !0, !0]), ("family, model or stepping", FEATURES, [!0, 0, 0, 0])]
+    {
+        let [was, is] = [saved, here].map(|entries| registers(entries, function, 0));
+        if (0..4).any(|at: usize| (was[at] ^ is[at]) & of[at] != 0) {
+            return Some(format!("the processor is of another {what}"));
+        }
+    }
+    for (function, index, masks) in FEATURE_BITS {
+        let [was, is] = [saved, here].map(|entries| registers(entries, function, index));
+        for ((register, mask), (was, is)) in
+            ["EAX", "EBX", "ECX", "EDX"].into_iter().zip(masks).zip(was.into_iter().zip(is))
+        {
+            let lost = was & !is & mask;
+            if lost != 0 {
+                return Some(format!(
+                    "the processor lacks bits {lost:#x} of {register} in leaf {function:#x}.{index}"
+                ));
+            }
+        }
+    }
+    None
+}
+
+/// What a machine relies on of this host's processor: who made it, and a sum of what it can do.
+pub(super) fn fingerprint(supported: &CpuId) -> (String, u32) {
+    let entries = vcpu_cpuid(supported, 0, 1, true);
+    let mut sum = 0;
+    for entry in entries.as_slice() {
+        // Which core's caches these are is chance where there are several kinds.
+        if matches!(entry.function, CACHES | AMD_CACHES) {
+            continue;
+        }
+        let kvm_cpuid_entry2 { function, index, eax, ebx, ecx, edx, .. } = *entry;
+        for word in [function, index, eax, ebx, ecx, edx] {
+            sum = crc32c::crc32c_append(sum, &word.to_le_bytes());
+        }
+    }
+    let find = |function| entries.as_slice().iter().find(|entry| entry.function == function);
+    let mut name = Vec::new();
+    for entry in (0x8000_0002..=0x8000_0004).filter_map(find) {
+        for word in [entry.eax, entry.ebx, entry.ecx, entry.edx] {
+            name.extend(word.to_le_bytes());
+        }
+    }
+    let name = String::from_utf8_lossy(&name);
+    let name = name.trim_matches(|letter: char| letter == '\0' || letter.is_whitespace());
+    let signature = find(FEATURES).map_or(0, |entry| entry.eax);
+    (format!("{name}, signature {signature:#x}"), sum)
+}
+
 fn clear(entry: &mut kvm_cpuid_entry2) {
     (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
 }
@@ -156,6 +232,30 @@ mod tests {
         assert!(levels.iter().all(|level| level.edx == 2));
         assert_eq!(find(&cpuid, SIZES)[0].ecx, 0x2002);
         assert_eq!(find(&cpuid, EXTENDED_FEATURES)[0].ecx & AMD_SVM, 0, "no guests of its own");
+    }
+
+    #[test]
+    fn what_is_lost_is_named() {
+        let here = vcpu_cpuid(&supported(), 0, 1, true);
+        let mut saved = here.as_slice().to_vec();
+        assert_eq!(lacking(&saved, here.as_slice()), None);
+        saved[0].ecx |= 1 << 9;
+        let said = lacking(&saved, here.as_slice()).unwrap();
+        assert_eq!(said, "the processor lacks bits 0x200 of ECX in leaf 0x1.0");
+        assert_eq!(lacking(here.as_slice(), &saved), None, "more is as good");
+        saved[0].eax ^= 0x10;
+        let said = lacking(&saved, here.as_slice()).unwrap();
+        assert_eq!(said, "the processor is of another family, model or stepping");
+    }
+
+    #[test]
+    fn the_fingerprint_does_not_hang_on_the_core() {
+        let mut other = supported();
+        other.as_mut_slice()[0].ebx ^= 0x0300_0000;
+        other.as_mut_slice()[3].edx ^= 1;
+        assert_eq!(fingerprint(&other), fingerprint(&supported()));
+        other.as_mut_slice()[0].ecx |= 1;
+        assert_ne!(fingerprint(&other), fingerprint(&supported()));
     }
 
     #[test]

@@ -1,18 +1,25 @@
 //! Sets a vCPU up: CPUID, MSRs, local APIC, and for the boot processor the state in which PVH
 //! enters a kernel.
 
+use std::sync::Arc;
+
 use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
-use super::{boot::BootLayout, cpuid::vcpu_cpuid};
-use crate::vmm::BuildError;
+use super::{
+    boot::BootLayout,
+    cpuid::{fingerprint, lacking, vcpu_cpuid},
+    state::{Moment, Vcpu, VcpuState, saved_msrs},
+};
+use crate::vmm::{BuildError, snapshot::SnapshotError};
 
 /// What all vCPUs of a machine have in common.
 #[derive(Debug)]
 pub(crate) struct VcpuTemplate {
     supported: CpuId,
+    msrs: Arc<[u32]>,
     tsc_deadline: bool,
     count: u8,
 }
@@ -38,20 +45,42 @@ impl VcpuTemplate {
         let supported = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(BuildError::kvm("ask for the supported CPUID"))?;
-        Ok(Self { supported, tsc_deadline: vm.check_extension(Cap::TscDeadlineTimer), count })
+        let msrs = saved_msrs(kvm)?;
+        let tsc_deadline = vm.check_extension(Cap::TscDeadlineTimer);
+        Ok(Self { supported, msrs, tsc_deadline, count })
     }
 
-    /// Sets up vCPU `id`. All but the first wait for the first to start them.
-    pub(crate) fn apply(&self, vcpu: &VcpuFd, id: u8, boot: BootLayout) -> Result<(), BuildError> {
+    /// Makes vCPU `id` as it is before a kernel runs. All but the first wait for the first to start
+    /// them.
+    pub(crate) fn boot(&self, fd: VcpuFd, id: u8, boot: BootLayout) -> Result<Vcpu, BuildError> {
         let cpuid = vcpu_cpuid(&self.supported, id, self.count, self.tsc_deadline);
-        vcpu.set_cpuid2(&cpuid).map_err(BuildError::kvm("set a vCPU's CPUID"))?;
-        set_msrs(vcpu)?;
-        set_local_apic(vcpu)?;
+        fd.set_cpuid2(&cpuid).map_err(BuildError::kvm("set a vCPU's CPUID"))?;
+        set_msrs(&fd)?;
+        set_local_apic(&fd)?;
         if id == 0 {
-            enter_kernel(vcpu, boot)?;
+            enter_kernel(&fd, boot)?;
         }
-        Ok(())
+        Ok(Vcpu { fd, cpuid, msrs: Arc::clone(&self.msrs) })
     }
+
+    /// Makes a vCPU what a saved one was.
+    pub(crate) fn restore(
+        &self,
+        fd: VcpuFd,
+        state: &VcpuState,
+        moment: Moment,
+    ) -> Result<Vcpu, BuildError> {
+        if let Some(reason) = lacking(state.cpuid(), self.supported.as_slice()) {
+            return Err(SnapshotError::Processor { reason }.into());
+        }
+        let cpuid = state.restore(&fd, moment)?;
+        Ok(Vcpu { fd, cpuid, msrs: Arc::clone(&self.msrs) })
+    }
+}
+
+/// This host's processor as its KVM shows it, for people, and a sum of all that guests see of it.
+pub(crate) fn processor(kvm: &Kvm) -> Result<(String, u32), kvm_ioctls::Error> {
+    kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map(|supported| fingerprint(&supported))
 }
 
 fn set_msrs(vcpu: &VcpuFd) -> Result<(), BuildError> {
