@@ -16,8 +16,8 @@ use costrel_agent_client::wire::{ProcessSpec, RootAccess, run_response::Response
 use costrel_rootfs::{
     CodePlacement, CodeSource, DEFAULT_UNPACKED_LIMIT, FunctionSource, Silent, Stager,
 };
-use costrel_sandbox::{Host, Sandbox, SandboxSpec};
-use costrel_vmm::{KernelImage, Memory, VcpuCount};
+use costrel_sandbox::{Host, Sandbox, SandboxSpec, StartTimes};
+use costrel_vmm::{KernelImage, Memory, Saving, VcpuCount};
 use costrel_vmm_backends::{BackendChoice, Detection, DetectionSettings};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -66,9 +66,10 @@ async fn main() -> Outcome<()> {
         root_access: RootAccess::ReadOnly,
         scratch_size: 512 << 20,
         accounts: vec![],
+        saving: Saving::Never,
     };
     let sandbox = Sandbox::start(&host, &spec).await?;
-    let times = sandbox.times();
+    let StartTimes::Booted(times) = sandbox.times() else { return Err("it was not booted".into()) };
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
     println!("agent-ready {:.2} ms", milliseconds(times.agent_ready - times.booting));
     println!("root-prepared {:.2} ms", milliseconds(times.prepared - times.agent_ready));

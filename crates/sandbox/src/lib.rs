@@ -4,11 +4,18 @@
 //! has it make the workload's root. What the machine leaves on the host lies in one directory
 //! ([`SandboxDirectory`]), which a killed process leaves behind and the next start sweeps
 //! ([`sweep`]). What runs, [`running`] tells any process.
+//!
+//! ```text
+//!  start ──► Sandbox ──save──► Sandbox        suspended, saved into a snapshot, resumed
+//!  restore ─────▲                             any number of times from the same snapshot
+//! ```
 
 mod directory;
 mod record;
 mod sandbox;
+mod saving;
 
 pub use directory::{DirectoryError, SandboxDirectory, sweep};
-pub use record::{DiskRecord, SandboxRecord, running};
-pub use sandbox::{BootTimes, Host, Sandbox, SandboxSpec, StartError};
+pub use record::{DiskRecord, SandboxOrigin, SandboxRecord, running};
+pub use sandbox::{BootTimes, Host, RestoreTimes, Sandbox, SandboxSpec, StartError, StartTimes};
+pub use saving::{SaveSandboxError, Saved, snapshot_facts};

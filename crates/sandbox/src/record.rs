@@ -31,10 +31,22 @@ pub struct SandboxRecord {
     pub disks: Vec<DiskRecord>,
     /// When its machine was started, in RFC 3339's form.
     pub started_at: String,
+    /// How it was started.
+    pub started_from: SandboxOrigin,
     /// The id of the process that runs the machine.
     pub monitor_pid: u32,
     /// What separates that process from the host.
     pub isolation: JailReport,
+}
+
+/// How a sandbox's machine came to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SandboxOrigin {
+    /// It was booted.
+    Boot,
+    /// It goes on from a snapshot.
+    Snapshot,
 }
 
 /// A disk of a running sandbox.
@@ -65,6 +77,7 @@ impl SandboxRecord {
         backend: &str,
         spec: &MachineSpec,
         machine: &dyn costrel_vmm::Machine,
+        started_from: SandboxOrigin,
     ) -> Self {
         let id = spec.directory.file_name().unwrap_or_default();
         Self {
@@ -75,6 +88,7 @@ impl SandboxRecord {
             memory_mib: spec.memory.as_mib(),
             disks: spec.disks.iter().map(DiskRecord::new).collect(),
             started_at: jiff::Timestamp::now().to_string(),
+            started_from,
             monitor_pid: machine.process_id(),
             isolation: machine.isolation().clone(),
         }
@@ -146,6 +160,7 @@ mod tests {
             memory_mib: 256,
             disks: Vec::new(),
             started_at: "2026-01-01T00:00:00Z".to_owned(),
+            started_from: SandboxOrigin::Boot,
             monitor_pid: 7,
             isolation: JailReport::default(),
         }

@@ -9,18 +9,19 @@ use std::{
 
 use costrel_agent_client::{
     AGENT_PORT, AgentClient, AgentError, FunctionSession,
-    wire::{Account, DescribeResponse, PrepareRequest, RootAccess},
+    wire::{Account, PrepareRequest, RootAccess},
 };
 use costrel_rootfs::{StageError, StagedDisk, create_scratch};
 use costrel_vmm::{
     Backend, BootError, Console, DialError, Disk, DiskAccess, DiskName, Exit, GuestPort,
-    KernelImage, Machine, MachineSpec, Memory, Saving, SpecError, VcpuCount,
+    KernelImage, Machine, MachineError, MachineSpec, Memory, RestoreError, Saving, SpecError,
+    VcpuCount,
 };
 use uuid::Uuid;
 
 use crate::{
     directory::{DirectoryError, SandboxDirectory},
-    record::SandboxRecord,
+    record::{SandboxOrigin, SandboxRecord},
 };
 
 /// What all sandboxes of this host are made with.
@@ -55,6 +56,8 @@ pub struct SandboxSpec {
     pub scratch_size: u64,
     /// Accounts to add to the root's own.
     pub accounts: Vec<Account>,
+    /// Whether it will be saved ([`Sandbox::save`]).
+    pub saving: Saving,
 }
 
 /// Why a sandbox did not start. Nothing is left of it.
@@ -72,6 +75,18 @@ pub enum StartError {
     /// The machine did not start.
     #[error("cannot start the virtual machine")]
     Boot(#[from] BootError),
+    /// The backend restores no machines.
+    #[error("the backend {backend} cannot restore a virtual machine")]
+    NoRestorer {
+        /// The backend's name.
+        backend: &'static str,
+    },
+    /// The machine could not be restored.
+    #[error("cannot restore the virtual machine")]
+    Restore(#[from] RestoreError),
+    /// The machine could not be let go on.
+    #[error(transparent)]
+    Resume(#[from] MachineError),
     /// The agent's port could not be opened.
     #[error(transparent)]
     Dial(#[from] DialError),
@@ -111,9 +126,16 @@ impl fmt::Display for ConsoleTail<'_> {
 
 /// Where the time of a start went.
 #[derive(Clone, Copy, Debug)]
+pub enum StartTimes {
+    /// A machine was booted.
+    Booted(BootTimes),
+    /// A machine was restored.
+    Restored(RestoreTimes),
+}
+
+/// Where the time of a boot went.
+#[derive(Clone, Copy, Debug)]
 pub struct BootTimes {
-    /// When the start began.
-    pub began: Instant,
     /// When the monitor was about to run the guest.
     pub booting: Instant,
     /// When the agent had answered.
@@ -122,17 +144,30 @@ pub struct BootTimes {
     pub prepared: Instant,
 }
 
+/// Where the time of a restore went.
+#[derive(Clone, Copy, Debug)]
+pub struct RestoreTimes {
+    /// When it began.
+    pub began: Instant,
+    /// When the guest executed.
+    pub running: Instant,
+    /// When the agent had heard that it goes on: until then, the guest took in what it needs of its
+    /// memory, one fault after the other.
+    pub awake: Instant,
+    /// When clock and entropy were set, and the workload went on.
+    pub resumed: Instant,
+}
+
 /// A running sandbox. Dropping it kills its machine and removes its directory.
 #[derive(Debug)]
 pub struct Sandbox {
     // In this order: the machine goes before its directory does.
-    agent: AgentClient,
-    machine: Box<dyn Machine>,
-    _directory: SandboxDirectory,
-    _disks: Vec<Arc<StagedDisk>>,
-    times: BootTimes,
-    guest: DescribeResponse,
-    answer_limit: Duration,
+    pub(crate) agent: AgentClient,
+    pub(crate) machine: Box<dyn Machine>,
+    pub(crate) directory: SandboxDirectory,
+    pub(crate) disks: Vec<Arc<StagedDisk>>,
+    pub(crate) times: StartTimes,
+    pub(crate) answer_limit: Duration,
 }
 
 impl Sandbox {
@@ -141,36 +176,27 @@ impl Sandbox {
     /// # Errors
     /// [`StartError`].
     pub async fn start(host: &Host, spec: &SandboxSpec) -> Result<Self, StartError> {
-        let began = Instant::now();
         let directory = SandboxDirectory::create(&host.sandboxes, &Uuid::new_v4())?;
-        let scratch = directory.path().join("scratch.ext4");
+        let scratch = scratch_path(&directory);
         // An empty sparse file: a few writes, no reason to leave the executor.
         create_scratch(&scratch, spec.scratch_size).map_err(StartError::Scratch)?;
-        let machine_spec = machine_spec(host, spec, &directory, scratch)?;
+        let machine_spec = machine_spec(host, spec, &directory)?;
         let booting = Instant::now();
         let machine = host.backend.boot(&machine_spec).await?;
-        SandboxRecord::new(host.backend.name(), &machine_spec, &*machine)
+        SandboxRecord::new(host.backend.name(), &machine_spec, &*machine, SandboxOrigin::Boot)
             .write(directory.path())?;
         let first_words = async {
             let agent = AgentClient::connect(machine.dial(GuestPort(AGENT_PORT)).await?).await?;
-            let guest = agent.describe().await?;
-            Ok::<_, StartError>((agent, guest))
+            agent.describe().await?;
+            Ok::<_, StartError>(agent)
         };
-        let (agent, guest) = answer(host.boot_limit, &*machine, first_words).await?;
+        let agent = answer(host.boot_limit, &*machine, first_words).await?;
         let agent_ready = Instant::now();
         answer(host.boot_limit, &*machine, agent.prepare(prepare_request(spec))).await?;
         let prepared = Instant::now();
-        let times = BootTimes { began, booting, agent_ready, prepared };
-        let disks = spec.root_disks.iter().chain([&host.init_block]).cloned().collect();
-        Ok(Self {
-            agent,
-            machine,
-            _directory: directory,
-            _disks: disks,
-            times,
-            guest,
-            answer_limit: host.boot_limit,
-        })
+        let times = StartTimes::Booted(BootTimes { booting, agent_ready, prepared });
+        let disks = spec.disks(host);
+        Ok(Self { agent, machine, directory, disks, times, answer_limit: host.boot_limit })
     }
 
     /// Attaches to the machine's function.
@@ -195,14 +221,8 @@ impl Sandbox {
 
     /// Where the time of its start went.
     #[must_use]
-    pub fn times(&self) -> BootTimes {
+    pub fn times(&self) -> StartTimes {
         self.times
-    }
-
-    /// What the agent said of itself and the guest at the start.
-    #[must_use]
-    pub fn guest(&self) -> &DescribeResponse {
-        &self.guest
     }
 
     /// Ends the machine at once. Nothing of the sandbox is left when this returns.
@@ -211,8 +231,15 @@ impl Sandbox {
     }
 }
 
+impl SandboxSpec {
+    /// All disks that a sandbox shares with others.
+    pub(crate) fn disks(&self, host: &Host) -> Vec<Arc<StagedDisk>> {
+        self.root_disks.iter().chain([&host.init_block]).cloned().collect()
+    }
+}
+
 /// Waits for the agent's answer. The machine's end and the passing of time can come before it.
-async fn answer<T>(
+pub(crate) async fn answer<T>(
     limit: Duration,
     machine: &dyn Machine,
     call: impl Future<Output = Result<T, impl Into<StartError>>>,
@@ -237,11 +264,15 @@ async fn answer<T>(
 
 const CONSOLE_LIMIT: u64 = 256 << 10;
 
-fn machine_spec(
+/// Where a sandbox's own disk is.
+pub(crate) fn scratch_path(directory: &SandboxDirectory) -> PathBuf {
+    directory.path().join("scratch.ext4")
+}
+
+pub(crate) fn machine_spec(
     host: &Host,
     spec: &SandboxSpec,
     directory: &SandboxDirectory,
-    scratch: PathBuf,
 ) -> Result<MachineSpec, SpecError> {
     let mut disks = vec![Disk {
         name: DiskName::new("init")?,
@@ -252,6 +283,7 @@ fn machine_spec(
         let name = DiskName::new(root_disk_name(index))?;
         disks.push(Disk { name, path: disk.path().to_owned(), access: DiskAccess::ReadOnly });
     }
+    let scratch = scratch_path(directory);
     disks.push(Disk { name: DiskName::new(SCRATCH)?, path: scratch, access: DiskAccess::Scratch });
     Ok(MachineSpec {
         vcpus: spec.vcpus,
@@ -260,7 +292,7 @@ fn machine_spec(
         kernel_arguments: vec!["init=/sbin/vminitd".to_owned()],
         disks,
         ports: vec![GuestPort(AGENT_PORT)],
-        saving: Saving::Never,
+        saving: spec.saving,
         console: Console { path: directory.path().join("console.log"), limit: CONSOLE_LIMIT },
         directory: directory.path().to_owned(),
     })
@@ -273,13 +305,9 @@ fn root_disk_name(index: usize) -> String {
 }
 
 fn prepare_request(spec: &SandboxSpec) -> PrepareRequest {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let mut entropy = [0; 32];
-    // Always there by the time that a VM can be started; the guest has sources of its own.
-    let _ = rustix::rand::getrandom(&mut entropy, rustix::rand::GetRandomFlags::empty());
     PrepareRequest {
-        clock_unix_nanos: u64::try_from(now.as_nanos()).unwrap_or(0),
-        entropy: entropy.to_vec().into(),
+        clock_unix_nanos: unix_nanos(),
+        entropy: entropy().to_vec().into(),
         hostname: String::new(),
         root_disks: (0..spec.root_disks.len()).map(root_disk_name).collect(),
         scratch_disk: SCRATCH.to_owned(),
@@ -287,4 +315,18 @@ fn prepare_request(spec: &SandboxSpec) -> PrepareRequest {
         accounts: spec.accounts.clone(),
         memory_limit_bytes: spec.workload_memory_limit.unwrap_or(0),
     }
+}
+
+/// The wall clock.
+pub(crate) fn unix_nanos() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(0)
+}
+
+/// Bytes that nobody else gets.
+pub(crate) fn entropy() -> [u8; 64] {
+    let mut entropy = [0; 64];
+    // Always there by the time that a VM can be started.
+    let _ = rustix::rand::getrandom(&mut entropy, rustix::rand::GetRandomFlags::empty());
+    entropy
 }

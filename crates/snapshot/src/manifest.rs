@@ -1,7 +1,7 @@
 //! The manifest of a snapshot: a line with format, length and checksum of what follows, then JSON.
 //!
 //! ```text
-//! costrel-snapshot 1 132 c95d703c
+//! costrel-snapshot 1 143 ec562df5
 //! {"created":…,"facts":[…],"files":[{"name":"state","length":…,"checksum":…},…]}
 //! ```
 
@@ -18,6 +18,8 @@ const MAGIC: &str = "costrel-snapshot";
 pub(crate) struct Manifest {
     /// When it was taken, in seconds since 1970.
     pub(crate) created: u64,
+    /// What its taker wants to be told when a machine is restored from it.
+    pub(crate) note: String,
     /// What it is of.
     #[serde(rename = "facts")]
     pub(crate) key: SnapshotKey,
@@ -69,13 +71,14 @@ mod tests {
     fn manifest() -> Manifest {
         Manifest {
             created: 1_700_000_000,
+            note: "n".into(),
             key: SnapshotKey::new(vec![Fact::new("kernel", "6.1 \"x\"\n")]),
             files: vec![FileRecord { name: "state".into(), length: 7, checksum: 0xdead_beef }],
         }
     }
 
     /// The form must not change without its number.
-    const GOLDEN: &str = "costrel-snapshot 1 132 c95d703c\n{\"created\":1700000000,\"facts\":[{\
+    const GOLDEN: &str = "costrel-snapshot 1 143 ec562df5\n{\"created\":1700000000,\"note\":\"n\",\"facts\":[{\
         \"name\":\"kernel\",\"value\":\"6.1 \\\"x\\\"\\n\"}],\"files\":[{\"name\":\"state\",\
         \"length\":7,\"checksum\":3735928559}]}\n";
 

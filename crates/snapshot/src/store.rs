@@ -31,6 +31,7 @@ pub struct SnapshotStore {
 pub struct Snapshot {
     files: SnapshotFiles,
     scratch: File,
+    note: String,
     _lease: Lease,
 }
 
@@ -95,10 +96,10 @@ impl SnapshotStore {
     pub fn find(&self, key: &SnapshotKey) -> Result<Found, SnapshotError> {
         let Some(lease) = self.store.try_get(&key.entry())? else { return Ok(Found::Nothing) };
         match Checked::open(lease.path(), key) {
-            Ok(Checked { files: [state, memory, scratch] }) => {
+            Ok(Checked { files: [state, memory, scratch], note }) => {
                 lease.mark_used();
                 let files = SnapshotFiles { state, memory };
-                Ok(Found::Snapshot(Snapshot { files, scratch, _lease: lease }))
+                Ok(Found::Snapshot(Snapshot { files, scratch, note, _lease: lease }))
             }
             Err(refusal) => {
                 self.discard(&lease);
@@ -169,13 +170,28 @@ impl SnapshotStore {
         Ok(self.store.remove(name)?)
     }
 
+    /// Whether somebody uses or takes it at this moment.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Store`].
+    pub fn is_used(&self, name: &EntryName) -> Result<bool, SnapshotError> {
+        Ok(self.store.is_used(name)?)
+    }
+
+    /// Removes what killed processes left half-taken. Returns how many that were.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Store`].
+    pub fn sweep(&self) -> Result<usize, SnapshotError> {
+        Ok(self.store.sweep()?)
+    }
+
     /// Removes those that were not used for longest, until all together occupy no more than `limit`
-    /// bytes, and what killed processes left half-taken. Returns those that were removed.
+    /// bytes. Returns those that were removed.
     ///
     /// # Errors
     /// [`SnapshotError::Store`].
     pub fn prune(&self, limit: u64) -> Result<Vec<SnapshotInfo>, SnapshotError> {
-        self.store.sweep()?;
         let entries = self.entries()?;
         let mut occupied: u64 = entries.iter().map(|entry| entry.allocated_size).sum();
         let mut removed = Vec::new();
@@ -205,6 +221,12 @@ impl Snapshot {
         &self.files
     }
 
+    /// What was noted when it was taken ([`SnapshotDraft::publish`]).
+    #[must_use]
+    pub fn note(&self) -> &str {
+        &self.note
+    }
+
     /// The disk that the machine could write to, as it was.
     #[must_use]
     pub fn scratch(&self) -> &File {
@@ -226,11 +248,12 @@ impl SnapshotDraft {
     }
 
     /// Completes the snapshot with the checksums of its files, which it reads, and gives it its
-    /// name. Removes others where there are too many now.
+    /// name. `note` is for whoever restores a machine from it. Removes others where there are too
+    /// many now.
     ///
     /// # Errors
     /// [`SnapshotError`]; then nothing is left of it.
-    pub fn publish(self) -> Result<(), SnapshotError> {
+    pub fn publish(self, note: &str) -> Result<(), SnapshotError> {
         let Self { store, key, files, scratch, draft } = self;
         let files = [(STATE, &files.state), (MEMORY, &files.memory), (SCRATCH, &scratch)];
         let record = |(name, file): (&str, &File)| {
@@ -240,7 +263,8 @@ impl SnapshotDraft {
         let records = files.into_iter().map(record).collect::<io::Result<_>>();
         let records = records.map_err(at("read", draft.path()))?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let manifest = Manifest { created: now.as_secs(), key, files: records };
+        let manifest =
+            Manifest { created: now.as_secs(), note: note.to_owned(), key, files: records };
         let path = draft.path().join(MANIFEST);
         let write = || create_for_std(&path)?.write_all(&manifest.encode()?);
         write().map_err(at("write", &path))?;
@@ -267,6 +291,7 @@ fn create(path: &Path) -> Result<File, SnapshotError> {
 struct Checked {
     /// In the order of the manifest.
     files: [File; 3],
+    note: String,
 }
 
 impl Checked {
@@ -299,7 +324,7 @@ impl Checked {
                 seal.write(&verified);
             }
         }
-        Ok(Self { files: opened.map(|(_, file, _)| file) })
+        Ok(Self { files: opened.map(|(_, file, _)| file), note: manifest.note })
     }
 }
 

@@ -24,7 +24,7 @@ fn take(store: &SnapshotStore, key: &SnapshotKey) {
     draft.files().memory.write_all_at(&[7; 100_000], 1 << 20).unwrap();
     draft.scratch().set_len(1 << 20).unwrap();
     draft.scratch().write_all_at(b"disk", 4096).unwrap();
-    draft.publish().unwrap();
+    draft.publish("note").unwrap();
 }
 
 fn refusal(store: &SnapshotStore, key: &SnapshotKey) -> Refusal {
@@ -44,6 +44,7 @@ fn is_taken_once_and_found() {
     let mut text = [0; 5];
     found.files().state.read_exact_at(&mut text, 0).unwrap();
     assert_eq!(&text, b"state");
+    assert_eq!(found.note(), "note");
     let listed = &store.entries().unwrap()[0];
     assert_eq!(listed.facts, key("a").facts());
     assert!(listed.allocated_size < 1 << 20, "{listed:?}");

@@ -1,0 +1,224 @@
+//! Saving a sandbox into a snapshot, and going on from one.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    time::{Duration, Instant},
+};
+
+use costrel_agent_client::{AGENT_PORT, AgentClient, AgentError, wire::ResumeRequest};
+use costrel_snapshot::{Fact, Snapshot, SnapshotDraft, copy_sparse};
+use costrel_vmm::{BootError, DialError, GuestPort, Machine, MachineError, SaveError};
+use uuid::Uuid;
+
+use crate::{
+    directory::SandboxDirectory,
+    record::{SandboxOrigin, SandboxRecord},
+    sandbox::{
+        Host, RestoreTimes, Sandbox, SandboxSpec, StartError, StartTimes, answer, entropy,
+        machine_spec, scratch_path, unix_nanos,
+    },
+};
+
+/// A sandbox that was to be saved and goes on, and whether it was.
+#[derive(Debug)]
+pub struct Saved {
+    /// The sandbox. What was attached to it before is of no use any more.
+    pub sandbox: Sandbox,
+    /// What came of it. If it failed, the draft holds nothing of use.
+    pub outcome: Result<(), SaveSandboxError>,
+}
+
+/// Why a sandbox was not saved. It goes on all the same.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveSandboxError {
+    /// Its machine cannot be saved: its backend lacks the power, or it was not started for it.
+    #[error("the virtual machine cannot be saved")]
+    NoSaver,
+    /// Its agent could not bring the workload to a stand.
+    #[error(transparent)]
+    Suspend(#[from] AgentError),
+    /// Its machine did not stop.
+    #[error(transparent)]
+    Pause(#[from] MachineError),
+    /// The machine was not saved.
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    /// Its disk was not copied.
+    #[error("cannot copy the scratch disk")]
+    Scratch(#[source] io::Error),
+}
+
+/// However slow the host is, by then a machine goes on from its snapshot or never will.
+const RESTORE_LIMIT: Duration = Duration::from_secs(20);
+/// How long the first attempt to reach the agent of a restored machine may take, the next one twice
+/// that, and so on: over a serial port, the agent may take the first one's words for those of
+/// somebody who has gone.
+const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
+
+impl Sandbox {
+    /// Saves the sandbox into a snapshot that is being taken, and lets it go on. Whatever holds a
+    /// conversation with its agent must be dropped before.
+    ///
+    /// # Errors
+    /// [`StartError`] if the machine does not go on; then nothing is left of the sandbox.
+    pub async fn save(self, draft: &SnapshotDraft) -> Result<Saved, StartError> {
+        let Self { agent, machine, directory, disks, times, answer_limit } = self;
+        let suspended = agent.suspend().await;
+        // Streams do not survive: both sides begin anew.
+        drop(agent);
+        let outcome = match suspended {
+            Ok(()) => save_machine(&*machine, &directory, draft).await,
+            Err(error) => Err(error.into()),
+        };
+        machine.resume().await?;
+        let request = ResumeRequest { clock_unix_nanos: unix_nanos(), ..ResumeRequest::default() };
+        let (agent, _) = wake(answer_limit, &*machine, &request).await?;
+        let sandbox = Self { agent, machine, directory, disks, times, answer_limit };
+        Ok(Saved { sandbox, outcome })
+    }
+
+    /// Starts a sandbox that goes on from a snapshot. The spec is the one of the sandbox that was
+    /// saved. Before its workload runs, it has new entropy and the host's time.
+    ///
+    /// # Errors
+    /// [`StartError`]; then nothing is left of it.
+    pub async fn restore(
+        host: &Host,
+        spec: &SandboxSpec,
+        snapshot: &Snapshot,
+    ) -> Result<Self, StartError> {
+        let began = Instant::now();
+        let name = host.backend.name();
+        let restorer = host.backend.restorer().ok_or(StartError::NoRestorer { backend: name })?;
+        let directory = SandboxDirectory::create(&host.sandboxes, &Uuid::new_v4())?;
+        copy_scratch(snapshot, &directory).await.map_err(|source| BootError::Host {
+            operation: "copy the snapshot's scratch disk",
+            source,
+        })?;
+        let machine_spec = machine_spec(host, spec, &directory)?;
+        let machine = restorer.restore(&machine_spec, snapshot.files()).await?;
+        let running = Instant::now();
+        SandboxRecord::new(name, &machine_spec, &*machine, SandboxOrigin::Snapshot)
+            .write(directory.path())?;
+        let request = ResumeRequest {
+            clock_unix_nanos: unix_nanos(),
+            entropy: entropy().to_vec().into(),
+            ..ResumeRequest::default()
+        };
+        let limit = host.boot_limit.min(RESTORE_LIMIT);
+        let (agent, took) = wake(limit, &*machine, &request).await?;
+        let resumed = Instant::now();
+        let awake = resumed.checked_sub(took).unwrap_or(running).max(running);
+        let times = StartTimes::Restored(RestoreTimes { began, running, awake, resumed });
+        let disks = spec.disks(host);
+        Ok(Self { agent, machine, directory, disks, times, answer_limit: host.boot_limit })
+    }
+}
+
+async fn save_machine(
+    machine: &dyn Machine,
+    directory: &SandboxDirectory,
+    draft: &SnapshotDraft,
+) -> Result<(), SaveSandboxError> {
+    let saver = machine.saver().ok_or(SaveSandboxError::NoSaver)?;
+    machine.pause().await?;
+    saver.save(draft.files()).await?;
+    let copied = File::open(scratch_path(directory))
+        .and_then(|scratch| Ok((scratch, draft.scratch().try_clone()?)))
+        .map_err(SaveSandboxError::Scratch)?;
+    blocking(move || copy_sparse(&copied.0, &copied.1)).await.map_err(SaveSandboxError::Scratch)
+}
+
+async fn copy_scratch(snapshot: &Snapshot, directory: &SandboxDirectory) -> io::Result<()> {
+    let from = snapshot.scratch().try_clone()?;
+    let path = scratch_path(directory);
+    blocking(move || {
+        let to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        copy_sparse(&from, &to)
+    })
+    .await
+}
+
+async fn blocking(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+/// Reaches the agent of a machine that goes on, and has it let the workload go on. Says how much of
+/// the time the agent itself took.
+async fn wake(
+    limit: Duration,
+    machine: &dyn Machine,
+    request: &ResumeRequest,
+) -> Result<(AgentClient, Duration), StartError> {
+    let attempts = async {
+        let mut patience = FIRST_ATTEMPT;
+        loop {
+            let attempt = async {
+                let agent = AgentClient::connect(dial(machine).await?).await?;
+                let took = agent.resume(request.clone()).await?;
+                Ok::<_, StartError>((agent, took))
+            };
+            match tokio::time::timeout(patience, attempt).await {
+                Ok(Ok(woken)) => return Ok(woken),
+                // It answered, and it cannot.
+                Ok(Err(error)) if !is_broken_stream(&error) => return Err(error),
+                Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(2)).await,
+                Err(_) => {}
+            }
+            patience *= 2;
+        }
+    };
+    answer(limit, machine, attempts).await
+}
+
+/// A backend may not have noticed yet that the last stream was closed.
+async fn dial(machine: &dyn Machine) -> Result<Box<dyn costrel_vmm::ByteStream>, StartError> {
+    loop {
+        match machine.dial(GuestPort(AGENT_PORT)).await {
+            Err(DialError::Busy(_)) => tokio::time::sleep(Duration::from_millis(1)).await,
+            dialled => return Ok(dialled?),
+        }
+    }
+}
+
+fn is_broken_stream(error: &StartError) -> bool {
+    matches!(error, StartError::Dial(_))
+        || matches!(error, StartError::Agent(error) if error.is_broken_stream())
+}
+
+/// What a sandbox's snapshot depends on, as far as the machine goes; nothing where the backend
+/// cannot restore any.
+///
+/// # Errors
+/// [`StartError`] if that cannot be found out.
+pub fn snapshot_facts(host: &Host, spec: &SandboxSpec) -> Result<Option<Vec<Fact>>, StartError> {
+    let Some(restorer) = host.backend.restorer() else { return Ok(None) };
+    let kernel = &host.kernel.path;
+    let metadata = fs::metadata(kernel).map_err(|source| BootError::File {
+        what: "kernel",
+        path: kernel.clone(),
+        source,
+    })?;
+    // Its length and its times stand for what is in it: to read all of it takes as long as the rest
+    // of a restore.
+    let (length, modified) = (metadata.len(), metadata.mtime());
+    let kernel =
+        format!("{} ({length} bytes, {modified}.{:09})", kernel.display(), metadata.mtime_nsec());
+    let mut facts = vec![Fact::new("backend", host.backend.name())];
+    facts.extend(restorer.compatibility()?.into_iter().map(|(name, value)| Fact::new(name, value)));
+    facts.extend([
+        Fact::new("kernel", kernel),
+        Fact::new("agent", host.init_block.key().hex()),
+        Fact::new("vCPUs", spec.vcpus.get().to_string()),
+        Fact::new("machine memory", format!("{} MiB", spec.memory.as_mib())),
+        Fact::new("workload memory", format!("{:?}", spec.workload_memory_limit)),
+        Fact::new("scratch disk", format!("{} bytes", spec.scratch_size)),
+        Fact::new("root access", spec.root_access.as_str_name()),
+        Fact::new("accounts", format!("{:?}", spec.accounts)),
+    ]);
+    let disks = spec.root_disks.iter().zip(1..);
+    facts.extend(disks.map(|(disk, number)| Fact::new(format!("disk {number}"), disk.key().hex())));
+    Ok(Some(facts))
+}
