@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use costrel_agent_client::wire::OutputStream;
 use costrel_functions::{
-    EphemeralStorage, FunctionMemory, FunctionSpec, FunctionTimeout, Instance, Invocation, Launch,
-    Outcome, Package, Silent, Timeline, log::LogSink,
+    EphemeralStorage, FunctionMemory, FunctionSpec, FunctionTimeout, Initialization, Instance,
+    Invocation, Launch, Outcome, Package, Silent, Timeline, log::LogSink,
 };
 use costrel_rootfs::CodeSource;
 use costrel_tests::{Home, TestHost, rust_function, unhurried};
@@ -27,6 +27,10 @@ impl LogSink for Log {
     }
 
     fn function(&self, _stream: OutputStream, _data: &[u8]) {}
+
+    fn notice(&self, text: &str) {
+        self.platform(text);
+    }
 }
 
 fn spec() -> FunctionSpec {
@@ -47,6 +51,7 @@ fn spec() -> FunctionSpec {
         memory: FunctionMemory::megabytes(128).unwrap(),
         timeout: FunctionTimeout::seconds(unhurried(4).into()).unwrap(),
         ephemeral_storage: EphemeralStorage::megabytes(512).unwrap(),
+        initialization: Initialization::OnDemand,
     }
 }
 
@@ -71,7 +76,7 @@ async fn the_invocation_after_any_failure_is_served() {
     let log = Arc::new(Log::default());
     let sink = Arc::clone(&log);
     let mut instance =
-        Instance::start(&host.host, Arc::new(function), sink, &mut timeline).await.unwrap();
+        Instance::start(&host.host, Arc::new(function), None, sink, &mut timeline).await.unwrap();
 
     let first = invoke(&mut instance, "{}").await;
     greets(&first);

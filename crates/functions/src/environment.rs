@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use costrel_agent_client::wire::EnvironmentVariable;
+use costrel_store::{Digest, Hasher};
 use uuid::Uuid;
 
-use crate::{FunctionSpec, Launch};
+use crate::{FunctionSpec, Initialization, Launch};
 
 /// Variables that only Lambda itself may set.
 const RESERVED: [&str; 18] = [
@@ -86,9 +87,13 @@ pub(crate) fn build(
     set("AWS_LAMBDA_FUNCTION_NAME", &spec.name);
     set("AWS_LAMBDA_FUNCTION_VERSION", &spec.version);
     set("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &spec.memory.as_megabytes().to_string());
-    set("AWS_LAMBDA_LOG_GROUP_NAME", &format!("/aws/lambda/{}", spec.name));
-    set("AWS_LAMBDA_LOG_STREAM_NAME", log_stream);
-    set("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand");
+    // What was saved runs in many instances, each with a log stream of its own: so AWS names none.
+    // Its client for Node.js does not start without.
+    if spec.initialization == Initialization::OnDemand || is_node(spec) {
+        set("AWS_LAMBDA_LOG_GROUP_NAME", &format!("/aws/lambda/{}", spec.name));
+        set(LOG_STREAM, log_stream);
+    }
+    set("AWS_LAMBDA_INITIALIZATION_TYPE", spec.initialization.name());
     set("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001");
     if let Some(handler) = handler {
         set("_HANDLER", handler);
@@ -98,7 +103,10 @@ pub(crate) fn build(
     {
         set("AWS_EXECUTION_ENV", &format!("AWS_Lambda_{runtime}"));
     }
-    if let Some(credentials) = &spec.credentials {
+    if spec.credentials.is_some() && spec.initialization == Initialization::SnapStart {
+        set("AWS_CONTAINER_CREDENTIALS_FULL_URI", CREDENTIALS_URI);
+        set("AWS_CONTAINER_AUTHORIZATION_TOKEN", &credentials_token(spec));
+    } else if let Some(credentials) = &spec.credentials {
         set("AWS_ACCESS_KEY_ID", &credentials.access_key_id);
         set("AWS_SECRET_ACCESS_KEY", &credentials.secret_access_key);
         if let Some(token) = &credentials.session_token {
@@ -108,6 +116,35 @@ pub(crate) fn build(
     let variable =
         |(name, value): (&str, String)| EnvironmentVariable { name: name.to_owned(), value };
     Ok(variables.into_iter().map(variable).collect())
+}
+
+fn is_node(spec: &FunctionSpec) -> bool {
+    matches!(spec.package.launch, Launch::Bootstrap(runtime) if runtime.name().starts_with("nodejs"))
+}
+
+const LOG_STREAM: &str = "AWS_LAMBDA_LOG_STREAM_NAME";
+
+/// Where the agent serves credentials to the AWS SDKs: what is saved must not hold any that expire.
+const CREDENTIALS_URI: &str = "http://127.0.0.1:9001/2021-04-23/credentials";
+
+/// What shows the agent that it is the function who asks for its credentials. Whoever else is in its
+/// machine is the function as well, so it need not be a secret, but all that go on from the same
+/// snapshot must have the same.
+pub(crate) fn credentials_token(spec: &FunctionSpec) -> String {
+    let mut hasher = Hasher::new();
+    hasher.field(b"credentials");
+    hasher.field(spec.invoked_arn.as_bytes());
+    hasher.finish().hex()
+}
+
+/// A digest of an environment without what differs between the instances of one version.
+pub(crate) fn digest(environment: &[EnvironmentVariable]) -> Digest {
+    let mut hasher = Hasher::new();
+    for variable in environment.iter().filter(|variable| variable.name != LOG_STREAM) {
+        hasher.field(variable.name.as_bytes());
+        hasher.field(variable.value.as_bytes());
+    }
+    hasher.finish()
 }
 
 /// A log stream's name: `YYYY/MM/DD/[version]` and 32 hex digits.
@@ -142,6 +179,7 @@ mod tests {
             memory: FunctionMemory::megabytes(128).unwrap(),
             timeout: FunctionTimeout::seconds(3).unwrap(),
             ephemeral_storage: EphemeralStorage::megabytes(512).unwrap(),
+            initialization: Initialization::OnDemand,
         }
     }
 
@@ -157,6 +195,35 @@ mod tests {
         assert_eq!(value("_HANDLER"), Some("app.handler"));
         assert_eq!(value("AWS_EXECUTION_ENV"), Some("AWS_Lambda_python3.12"));
         assert_eq!(value("AWS_ACCESS_KEY_ID"), None);
+    }
+
+    #[test]
+    fn what_is_saved_holds_no_log_stream_and_no_credentials() {
+        let spec = FunctionSpec {
+            initialization: Initialization::SnapStart,
+            credentials: Some(crate::Credentials {
+                access_key_id: "AKIA".into(),
+                secret_access_key: "secret".into(),
+                session_token: None,
+            }),
+            ..spec(&[])
+        };
+        let built = build(&spec, None, &[], "stream").unwrap();
+        let value = |name: &str| built.iter().find(|v| v.name == name).map(|v| v.value.as_str());
+        assert_eq!(value("AWS_LAMBDA_INITIALIZATION_TYPE"), Some("snap-start"));
+        for absent in ["AWS_LAMBDA_LOG_GROUP_NAME", LOG_STREAM, "AWS_ACCESS_KEY_ID"] {
+            assert_eq!(value(absent), None, "{absent}");
+        }
+        assert_eq!(value("AWS_CONTAINER_CREDENTIALS_FULL_URI"), Some(CREDENTIALS_URI));
+        assert!(!built.iter().any(|variable| variable.value.contains("secret")));
+    }
+
+    #[test]
+    fn the_log_stream_alone_makes_no_other_environment() {
+        let built =
+            |value, stream| digest(&build(&spec(&[("A", value)]), None, &[], stream).unwrap());
+        assert_eq!(built("x", "one"), built("x", "two"));
+        assert_ne!(built("x", "one"), built("y", "one"));
     }
 
     #[test]

@@ -41,6 +41,13 @@ impl FunctionError {
         Self { error_type: error_type.to_owned(), payload: payload(error_type, &message) }
     }
 
+    /// The runtime's hooks did not end in time after a restore. The words are AWS's.
+    pub(crate) fn restore_timed_out() -> Self {
+        let error_type = "SnapStartTimeoutException";
+        let message = "Lambda couldn't restore the snapshot within the timeout limit.";
+        Self { error_type: error_type.to_owned(), payload: payload(error_type, message) }
+    }
+
     /// The response is larger than `limit` bytes. The agent says so first; this is for one that
     /// does not.
     pub(crate) fn response_too_large(limit: usize) -> Self {

@@ -5,26 +5,26 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use costrel_agent_client::{
     AgentError, FunctionSession,
     wire::{
-        Account, Exited, OutputStream, ProcessSpec, ResponseMode, RootAccess, StartRuntime,
-        guest_message::Message,
+        Account, Credentials, Exited, OutputStream, ProcessSpec, ResponseMode, RootAccess,
+        StartRuntime, guest_message::Message,
     },
 };
-use costrel_sandbox::{Host, Sandbox, SandboxSpec, StartError};
-use costrel_vmm::{Exit, Memory, SpecError, VcpuCount};
+use costrel_sandbox::{Sandbox, SandboxSpec, StartError};
+use costrel_vmm::{Exit, Memory, Saving, SpecError, VcpuCount};
 
 use crate::{
-    FunctionError, FunctionMemory, Invocation, Launch, Outcome, Reply, Report, StagedFunction,
-    Timeline,
+    FunctionError, FunctionMemory, Initialization, Invocation, Outcome, Reply, Report,
+    StagedFunction, Timeline,
+    cold_start::Publishing,
+    environment::credentials_token,
     failure::{exit_reason, timeout_reason},
+    init::{InitFailure, Stand},
     log::{self, FailureStatus, InitPhase, LogSink},
 };
-
-/// How long a runtime's first initialisation may take, as on AWS.
-const INIT_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a runtime that was killed may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
@@ -64,12 +64,14 @@ pub enum InstanceError {
 
 /// A running instance of a function. Dropping it ends its machine.
 pub struct Instance {
-    function: Arc<StagedFunction>,
-    log: Arc<dyn LogSink>,
-    sandbox: Sandbox,
-    session: FunctionSession,
-    runtime: RuntimeStatus,
-    peak_memory: u64,
+    pub(crate) function: Arc<StagedFunction>,
+    pub(crate) log: Arc<dyn LogSink>,
+    pub(crate) sandbox: Sandbox,
+    pub(crate) session: FunctionSession,
+    pub(crate) runtime: RuntimeStatus,
+    pub(crate) peak_memory: u64,
+    /// A snapshot of it that is being completed.
+    pub(crate) publishing: Option<Publishing>,
 }
 
 impl std::fmt::Debug for Instance {
@@ -81,47 +83,21 @@ impl std::fmt::Debug for Instance {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum RuntimeStatus {
-    /// It waits for an invocation. Its initialisation took so long, if no REPORT has said so yet.
-    Ready { unreported: Option<Duration> },
+#[derive(Clone, Debug)]
+pub(crate) enum RuntimeStatus {
+    /// It waits for an invocation. How it came to be ready, if no REPORT has said so yet.
+    Ready { unreported: Option<ColdStart> },
     /// It must be started first.
     Down,
+    /// What it does after a restore has failed, which is what the next invocation is told.
+    Broken(InitFailure),
 }
 
-/// Why an initialisation failed.
-#[derive(Debug)]
-enum InitFailure {
-    /// The runtime reported it.
-    Reported {
-        error_type: String,
-        body: Bytes,
-    },
-    Exited(Exited),
-    NoRuntime(String),
-    Timeout,
-}
-
-impl InitFailure {
-    fn status(&self) -> FailureStatus {
-        FailureStatus::Error(match self {
-            Self::Timeout => return FailureStatus::Timeout,
-            Self::Reported { error_type, .. } => error_type.clone(),
-            Self::Exited(exited) if exited.out_of_memory => "Runtime.OutOfMemory".to_owned(),
-            Self::Exited(_) => "Runtime.ExitError".to_owned(),
-            Self::NoRuntime(_) => "Runtime.InvalidEntrypoint".to_owned(),
-        })
-    }
-
-    fn into_error(self, request_id: &str, limit: Duration) -> FunctionError {
-        match self {
-            // The caller gets what the runtime said, word for word.
-            Self::Reported { error_type, body } => FunctionError { error_type, payload: body },
-            Self::Exited(exited) => FunctionError::exited(request_id, &exited),
-            Self::NoRuntime(reason) => FunctionError::no_runtime(request_id, &reason),
-            Self::Timeout => FunctionError::timed_out(request_id, limit),
-        }
-    }
+/// What the first invocation has waited for, and how long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ColdStart {
+    Init(Duration),
+    Restore(Duration),
 }
 
 /// What an invocation came to, before REPORT.
@@ -131,46 +107,6 @@ struct Answer {
 }
 
 impl Instance {
-    /// Boots a sandbox and initialises the runtime. That the initialisation fails is no error
-    /// here: it is repeated with the first invocation, as on AWS.
-    ///
-    /// # Errors
-    /// [`InstanceError`].
-    pub async fn start(
-        host: &Host,
-        function: Arc<StagedFunction>,
-        log: Arc<dyn LogSink>,
-        timeline: &mut Timeline,
-    ) -> Result<Self, InstanceError> {
-        let sandbox = Sandbox::start(host, &sandbox_spec(&function)?).await?;
-        let times = sandbox.times();
-        timeline.add("boot", times.booting, times.agent_ready);
-        timeline.add("mount", times.agent_ready, times.prepared);
-        let session = sandbox.attach_function().await?;
-        let mut instance =
-            Self { function, log, sandbox, session, runtime: RuntimeStatus::Down, peak_memory: 0 };
-        if let (Launch::Bootstrap(runtime), Some(version)) =
-            (instance.function.spec.package.launch, &instance.function.runtime_version)
-        {
-            let arn =
-                format!("arn:aws:lambda:{}::runtime:{version}", instance.function.spec.region);
-            instance.log.platform(&log::init_start(runtime.name(), &arn));
-        }
-        let began = Instant::now();
-        match instance.initialise(began + INIT_LIMIT).await? {
-            Ok(took) => instance.runtime = RuntimeStatus::Ready { unreported: Some(took) },
-            Err(failure) => {
-                instance.log.platform(&log::init_report(
-                    began.elapsed(),
-                    InitPhase::Init,
-                    &failure.status(),
-                ));
-            }
-        }
-        timeline.end("init", began);
-        Ok(instance)
-    }
-
     /// The sandbox.
     #[must_use]
     pub fn sandbox(&self) -> &Sandbox {
@@ -182,9 +118,14 @@ impl Instance {
         self.sandbox.agent().describe().await.ok().map(|agent| agent.agent_resident_bytes)
     }
 
-    /// Ends the instance. Nothing of it is left when this returns.
-    pub async fn stop(self) {
+    /// Ends the instance. Nothing of it is left when this returns; a snapshot that was taken of it
+    /// is complete.
+    pub async fn stop(mut self) {
+        let publishing = self.publishing.take();
         self.sandbox.kill().await;
+        if let Some(publishing) = publishing {
+            publishing.done(&*self.log).await;
+        }
     }
 
     /// Runs one invocation, to the runtime's readiness for the next or to the end of it.
@@ -202,14 +143,14 @@ impl Instance {
         self.log.platform(&log::start(id, &spec.version));
         let began = Instant::now();
         let deadline = (began + limit, SystemTime::now() + limit);
-        let mut init_duration = None;
-        let answer = match self.runtime {
+        let mut cold_start = None;
+        let answer = match std::mem::replace(&mut self.runtime, RuntimeStatus::Down) {
             RuntimeStatus::Ready { unreported } => {
-                init_duration = unreported;
+                cold_start = unreported;
                 self.run(invocation, deadline).await?
             }
-            RuntimeStatus::Down => match self.initialise(deadline.0).await? {
-                Ok(_) => self.run(invocation, deadline).await?,
+            RuntimeStatus::Down => match self.initialise_anew(deadline.0).await? {
+                Ok(()) => self.run(invocation, deadline).await?,
                 Err(failure) => {
                     let status = failure.status();
                     self.log.platform(&log::init_report(
@@ -217,9 +158,15 @@ impl Instance {
                         InitPhase::Invoke,
                         &status,
                     ));
-                    Answer { reply: Err(failure.into_error(id, limit)), failure: Some(status) }
+                    let error = failure.into_error(id, FunctionError::timed_out(id, limit));
+                    Answer { reply: Err(error), failure: Some(status) }
                 }
             },
+            RuntimeStatus::Broken(failure) => {
+                let status = failure.status();
+                let error = failure.into_error(id, FunctionError::restore_timed_out());
+                Answer { reply: Err(error), failure: Some(status) }
+            }
         };
         if answer.failure == Some(FailureStatus::Timeout) {
             self.log.platform(&log::timed_out(jiff::Timestamp::now(), id, &timeout_reason(limit)));
@@ -228,7 +175,14 @@ impl Instance {
         let report = Report {
             // What is above the limit is this side's own doing.
             duration: began.elapsed().min(limit),
-            init_duration,
+            init_duration: cold_start.and_then(|it| match it {
+                ColdStart::Init(took) => Some(took),
+                ColdStart::Restore(_) => None,
+            }),
+            restore_duration: cold_start.and_then(|it| match it {
+                ColdStart::Init(_) => None,
+                ColdStart::Restore(took) => Some(took),
+            }),
             memory_size_mb: spec.memory.as_megabytes(),
             max_memory_used_mb: megabytes(self.peak_memory, spec.memory),
             failure: answer.failure,
@@ -239,12 +193,11 @@ impl Instance {
         Ok(Outcome { reply: answer.reply, report })
     }
 
-    /// Starts the runtime and waits for its first `next`. When it fails, nothing of it runs on.
-    async fn initialise(
+    /// Starts the runtime and waits until it is initialised. When it fails, nothing of it runs on.
+    pub(crate) async fn initialise(
         &mut self,
         deadline: Instant,
-    ) -> Result<Result<Duration, InitFailure>, InstanceError> {
-        let began = Instant::now();
+    ) -> Result<Result<Stand, InitFailure>, InstanceError> {
         let function = &self.function;
         let process = ProcessSpec {
             arguments: function.arguments.clone(),
@@ -255,13 +208,57 @@ impl Instance {
         let start = StartRuntime {
             process: Some(process),
             bootstrap_candidates: function.bootstraps.clone(),
-            snap_start: false,
+            snap_start: function.spec.initialization == Initialization::SnapStart,
         };
+        self.give_credentials().await?;
         self.session.start_runtime(start).await?;
+        self.initialised(deadline).await
+    }
+
+    /// Starts the runtime again. It goes straight on where it would be saved.
+    async fn initialise_anew(
+        &mut self,
+        deadline: Instant,
+    ) -> Result<Result<(), InitFailure>, InstanceError> {
+        match self.initialise(deadline).await? {
+            Ok(Stand::Next) => Ok(Ok(())),
+            Ok(Stand::RestoreNext) => self.go_on(deadline).await,
+            Err(failure) => Ok(Err(failure)),
+        }
+    }
+
+    /// Lets a runtime go on that waits in `restore/next`, to its readiness for an invocation.
+    pub(crate) async fn go_on(
+        &mut self,
+        deadline: Instant,
+    ) -> Result<Result<(), InitFailure>, InstanceError> {
+        self.session.continue_restore().await?;
+        Ok(self.initialised(deadline).await?.map(drop))
+    }
+
+    /// Has the agent serve the function's credentials, where they are not in its environment.
+    pub(crate) async fn give_credentials(&self) -> Result<(), InstanceError> {
+        let spec = &self.function.spec;
+        if let (Some(credentials), Initialization::SnapStart) =
+            (&spec.credentials, spec.initialization)
+        {
+            let authorization_token = credentials_token(spec);
+            let body = credentials.to_json(jiff::Timestamp::now()).into();
+            self.session.set_credentials(Credentials { authorization_token, body }).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the runtime asks for what comes next.
+    async fn initialised(
+        &mut self,
+        deadline: Instant,
+    ) -> Result<Result<Stand, InitFailure>, InstanceError> {
         let failure = loop {
             match self.event_until(deadline).await? {
-                Some(Message::InitDone(_)) => return Ok(Ok(began.elapsed())),
-                Some(Message::InitError(report)) => {
+                Some(Message::InitDone(_)) => return Ok(Ok(Stand::Next)),
+                Some(Message::RestoreReady(_)) => return Ok(Ok(Stand::RestoreNext)),
+                Some(Message::InitError(report) | Message::RestoreError(report)) => {
                     self.kill_runtime().await?;
                     break InitFailure::Reported {
                         error_type: report.error_type,
@@ -427,7 +424,10 @@ struct ResponseBuffer {
 const SANDBOX_UID: u32 = 993;
 const SANDBOX_GID: u32 = 990;
 
-fn sandbox_spec(function: &StagedFunction) -> Result<SandboxSpec, SpecError> {
+pub(crate) fn sandbox_spec(
+    function: &StagedFunction,
+    saving: Saving,
+) -> Result<SandboxSpec, SpecError> {
     let memory = function.spec.memory;
     let vcpus = memory.as_megabytes().div_ceil(MEMORY_PER_VCPU).clamp(1, 6);
     let available = std::thread::available_parallelism()
@@ -444,6 +444,7 @@ fn sandbox_spec(function: &StagedFunction) -> Result<SandboxSpec, SpecError> {
             uid: SANDBOX_UID,
             gid: SANDBOX_GID,
         }],
+        saving,
     })
 }
 

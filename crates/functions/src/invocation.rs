@@ -48,6 +48,8 @@ pub struct Report {
     pub duration: Duration,
     /// How long the initialisation took that this invocation has waited for.
     pub init_duration: Option<Duration>,
+    /// How long the restore took that this invocation has waited for, hooks included.
+    pub restore_duration: Option<Duration>,
     /// The function's memory, in MB.
     pub memory_size_mb: u32,
     /// The most that it has used, in MB.
@@ -60,8 +62,13 @@ impl Report {
     /// The duration in begun milliseconds.
     #[must_use]
     pub fn billed_milliseconds(&self) -> u128 {
-        self.duration.as_nanos().div_ceil(1_000_000)
+        billed_milliseconds(self.duration)
     }
+}
+
+/// Begun milliseconds.
+pub(crate) fn billed_milliseconds(duration: Duration) -> u128 {
+    duration.as_nanos().div_ceil(1_000_000)
 }
 
 impl Invocation {

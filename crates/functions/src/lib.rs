@@ -4,17 +4,21 @@
 //! that runs it: cold start, any number of invocations, re-initialisation where AWS does it.
 //!
 //! ```text
-//!            start                    invoke
+//!            boot                     invoke
 //!   staged ────────► initialised ────────────────► initialised      the runtime lives on
-//!                └──► failed init ──┐     └───────► down             it exited, or timed out
-//!                                   └──invoke──► (suppressed init) ─► as above
+//!     │          │     │  ▲         └─────────────► down             it exited, or timed out
+//!     │          │  saved │ once a version
+//!     └──restore─┼────────┘
+//!                └──► failed init ──invoke──► (suppressed init) ─► as above
 //! ```
 //! What is said on the log, and in which words, is AWS's: [`log`].
 
 pub mod log;
 
+mod cold_start;
 mod environment;
 mod failure;
+mod init;
 mod instance;
 mod invocation;
 mod limits;
@@ -33,6 +37,6 @@ pub use limits::{EphemeralStorage, FunctionMemory, FunctionTimeout, LimitError};
 pub use package::{Launch, Package, needs_image};
 pub use runtime::{Runtime, UnknownRuntime};
 pub use silent::Silent;
-pub use spec::{Credentials, FunctionSpec};
+pub use spec::{Credentials, FunctionSpec, Initialization};
 pub use stage::{Stage, StageFunctionError, StageReporter, StagedFunction};
 pub use timeline::{Phase, Timeline};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use costrel_agent_client::wire::OutputStream;
 
-use crate::invocation::Report;
+use crate::invocation::{Report, billed_milliseconds};
 
 /// Takes a function's log, in order.
 pub trait LogSink: Send + Sync {
@@ -13,6 +13,10 @@ pub trait LogSink: Send + Sync {
 
     /// A piece of what the function printed, as it came.
     fn function(&self, stream: OutputStream, data: &[u8]);
+
+    /// Something that whoever runs the function should know, and that is none of the function's own
+    /// log: a line without its end.
+    fn notice(&self, text: &str);
 }
 
 /// In which phase an initialisation ran that has failed.
@@ -63,6 +67,19 @@ pub(crate) fn init_report(duration: Duration, phase: InitPhase, status: &Failure
     )
 }
 
+pub(crate) fn restore_start(runtime: &str, arn: &str) -> String {
+    format!("RESTORE_START Runtime Version: {runtime}\tRuntime Version ARN: {arn}")
+}
+
+pub(crate) fn restore_report(duration: Duration, failure: Option<&FailureStatus>) -> String {
+    let mut line = format!("RESTORE_REPORT Restore Duration: {:.2} ms", milliseconds(duration));
+    if let Some(failure) = failure {
+        line.push('\t');
+        line += &failure.text();
+    }
+    line
+}
+
 pub(crate) fn start(request_id: &str, version: &str) -> String {
     format!("START RequestId: {request_id} Version: {version}")
 }
@@ -92,6 +109,13 @@ pub(crate) fn report(request_id: &str, report: &Report) -> String {
     if let Some(init) = report.init_duration {
         line += &format!("Init Duration: {:.2} ms\t", milliseconds(init));
     }
+    if let Some(restore) = report.restore_duration {
+        line += &format!(
+            "Restore Duration: {:.2} ms\tBilled Restore Duration: {} ms\t",
+            milliseconds(restore),
+            billed_milliseconds(restore)
+        );
+    }
     if let Some(failure) = &report.failure {
         line += &failure.text();
     }
@@ -106,6 +130,7 @@ mod tests {
         Report {
             duration: Duration::from_micros(2_106),
             init_duration: Some(Duration::from_micros(110_230)),
+            restore_duration: None,
             memory_size_mb: 128,
             max_memory_used_mb: 35,
             failure: None,
@@ -117,6 +142,15 @@ mod tests {
         assert_eq!(
             report("id", &a_report()),
             "REPORT RequestId: id\tDuration: 2.11 ms\tBilled Duration: 3 ms\tMemory Size: 128 MB\tMax Memory Used: 35 MB\tInit Duration: 110.23 ms\t"
+        );
+        let restored = Report {
+            init_duration: None,
+            restore_duration: Some(Duration::from_micros(398_970)),
+            ..a_report()
+        };
+        assert!(
+            report("id", &restored)
+                .ends_with("35 MB\tRestore Duration: 398.97 ms\tBilled Restore Duration: 399 ms\t")
         );
         let failed = Report {
             init_duration: None,
@@ -142,6 +176,16 @@ mod tests {
                 &FailureStatus::Error("X".into())
             ),
             "INIT_REPORT Init Duration: 1.00 ms\tPhase: invoke\tStatus: error\tError Type: X"
+        );
+    }
+
+    #[test]
+    fn restore_reports_as_aws_does() {
+        let took = Duration::from_micros(398_970);
+        assert_eq!(restore_report(took, None), "RESTORE_REPORT Restore Duration: 398.97 ms");
+        assert_eq!(
+            restore_report(took, Some(&FailureStatus::Error("Runtime.AfterRestoreError".into()))),
+            "RESTORE_REPORT Restore Duration: 398.97 ms\tStatus: error\tError Type: Runtime.AfterRestoreError"
         );
     }
 

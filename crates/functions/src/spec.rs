@@ -31,6 +31,29 @@ pub struct FunctionSpec {
     pub timeout: FunctionTimeout,
     /// The size of its /tmp.
     pub ephemeral_storage: EphemeralStorage,
+    /// How its runtime is told that it is initialised.
+    pub initialization: Initialization,
+}
+
+/// `AWS_LAMBDA_INITIALIZATION_TYPE`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Initialization {
+    /// `on-demand`: for the invocation that comes next.
+    #[default]
+    OnDemand,
+    /// `snap-start`: to be saved. The runtime runs its hooks before a snapshot and after a restore.
+    SnapStart,
+}
+
+impl Initialization {
+    /// The variable's value.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OnDemand => "on-demand",
+            Self::SnapStart => "snap-start",
+        }
+    }
 }
 
 /// AWS credentials, handed to the function as environment variables.
@@ -42,6 +65,21 @@ pub struct Credentials {
     pub secret_access_key: String,
     /// `AWS_SESSION_TOKEN`.
     pub session_token: Option<String>,
+}
+
+impl Credentials {
+    /// In the form of the AWS SDKs' container credentials provider. They ask again before the time
+    /// that is given there.
+    pub(crate) fn to_json(&self, now: jiff::Timestamp) -> String {
+        let expiration = now.checked_add(jiff::Span::new().hours(6)).unwrap_or(now);
+        serde_json::json!({
+            "AccessKeyId": self.access_key_id,
+            "SecretAccessKey": self.secret_access_key,
+            "Token": self.session_token.as_deref().unwrap_or_default(),
+            "Expiration": expiration.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        })
+        .to_string()
+    }
 }
 
 impl std::fmt::Debug for Credentials {
