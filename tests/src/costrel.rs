@@ -70,14 +70,16 @@ pub struct Run {
 
 impl Costrel {
     /// `costrel` with these arguments, in an environment that has only what it needs. The backend is
-    /// that of `COSTREL_BACKEND`, where it is set.
+    /// that of `COSTREL_BACKEND`, where it is set. It boots its machines, whatever there is a
+    /// snapshot of ([`Costrel::with_snapshots`]).
     #[must_use]
     pub fn new<S: AsRef<OsStr>>(home: &Home, arguments: impl IntoIterator<Item = S>) -> Self {
         let mut command = Command::new(installation().join("bin/costrel"));
         command
             .args(arguments)
             .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default());
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("COSTREL_SNAPSHOTS", "0");
         for (name, directory) in [
             ("HOME", ""),
             ("XDG_DATA_HOME", "data"),
@@ -137,6 +139,13 @@ impl Costrel {
         command.args(arguments).env_clear();
         command.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         Self { command, input: self.input }
+    }
+
+    /// Takes and uses snapshots, as the command does by itself.
+    #[must_use]
+    pub fn with_snapshots(mut self) -> Self {
+        self.command.env_remove("COSTREL_SNAPSHOTS");
+        self
     }
 
     /// Sets an environment variable.

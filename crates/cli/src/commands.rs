@@ -5,6 +5,7 @@ mod doctor;
 mod image;
 mod inspect;
 mod invoke;
+mod snapshot;
 
 use clap::Subcommand;
 
@@ -19,7 +20,10 @@ pub(crate) enum Command {
     /// Manage OCI images
     #[command(subcommand)]
     Image(image::Command),
-    /// Show what images, disks and sandboxes occupy
+    /// Manage the snapshots of initialised functions
+    #[command(subcommand)]
+    Snapshot(snapshot::Command),
+    /// Show what images, disks, snapshots and sandboxes occupy
     Df(df::Arguments),
     /// Tell what this machine can do, and what Costrel uses of it
     Doctor(doctor::Arguments),
@@ -31,6 +35,7 @@ impl Command {
             Self::Invoke(arguments) => invoke::run(*arguments, environment).await,
             Self::Inspect(arguments) => inspect::run(&arguments, environment),
             Self::Image(command) => command.run(environment).await,
+            Self::Snapshot(command) => command.run(environment),
             Self::Df(arguments) => df::run(&arguments, environment),
             Self::Doctor(arguments) => doctor::run(&arguments, environment),
         }

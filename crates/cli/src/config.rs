@@ -10,6 +10,10 @@
 //!
 //! [isolation]
 //! strict = true                   # as --strict, or COSTREL_STRICT=1
+//!
+//! [snapshots]
+//! enabled = false                 # as --no-snapshot, or COSTREL_SNAPSHOTS=0
+//! limit-mib = 4096                # how much they may occupy together, or COSTREL_SNAPSHOTS_LIMIT
 //! ```
 //! `COSTREL_RUNTIME_IMAGE_PYTHON3_12` and its like override the first section.
 
@@ -27,6 +31,7 @@ pub(crate) struct Config {
     runtimes: BTreeMap<String, String>,
     pub(crate) registries: Registries,
     pub(crate) isolation: Isolation,
+    pub(crate) snapshots: Snapshots,
 }
 
 /// How machines are separated from the host.
@@ -34,6 +39,20 @@ pub(crate) struct Config {
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub(crate) struct Isolation {
     pub(crate) strict: bool,
+}
+
+/// What is kept of initialised functions.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub(crate) struct Snapshots {
+    pub(crate) enabled: bool,
+    pub(crate) limit_mib: u64,
+}
+
+impl Default for Snapshots {
+    fn default() -> Self {
+        Self { enabled: true, limit_mib: 8192 }
+    }
 }
 
 /// How registries are reached.

@@ -9,6 +9,7 @@ use std::{
 use costrel_image::{ImageStore, RegistryConfig, StoreSettings};
 use costrel_rootfs::Stager;
 use costrel_sandbox::Host;
+use costrel_snapshot::SnapshotStore;
 use costrel_vmm::{JailReport, KernelImage, Strictness};
 use costrel_vmm_backends::{BackendChoice, Detection, DetectionSettings, HugePages};
 
@@ -30,6 +31,41 @@ pub(crate) fn images(environment: &Environment, config: &Config) -> Result<Image
 /// The disks.
 pub(crate) fn stager(environment: &Environment) -> Result<Stager, Failure> {
     Ok(Stager::open(&environment.cache())?)
+}
+
+/// The snapshots.
+pub(crate) fn snapshots(
+    environment: &Environment,
+    config: &Config,
+) -> Result<SnapshotStore, Failure> {
+    let limit = match environment.text("COSTREL_SNAPSHOTS_LIMIT") {
+        None => config.snapshots.limit_mib,
+        Some(text) => text.parse().map_err(|_| {
+            Failure::usage(format!(
+                "COSTREL_SNAPSHOTS_LIMIT is {text:?}: it must be a number of MiB"
+            ))
+        })?,
+    };
+    Ok(SnapshotStore::open(&environment.cache().join("snapshots"), limit.saturating_mul(1 << 20))?)
+}
+
+/// Whether snapshots are taken and used: by the option, by the environment, or by the file.
+pub(crate) fn snapshots_wanted(
+    refused: bool,
+    environment: &Environment,
+    config: &Config,
+) -> Result<bool, Failure> {
+    Ok(!refused && switch("COSTREL_SNAPSHOTS", environment)?.unwrap_or(config.snapshots.enabled))
+}
+
+/// A variable that is `1` or `0`, if it is set.
+fn switch(name: &str, environment: &Environment) -> Result<Option<bool>, Failure> {
+    match environment.text(name) {
+        None => Ok(None),
+        Some("1") => Ok(Some(true)),
+        Some("0") => Ok(Some(false)),
+        Some(other) => Err(Failure::usage(format!("{name} is {other:?}: it must be `1` or `0`"))),
+    }
 }
 
 /// What this machine can run virtual machines with.
@@ -75,17 +111,8 @@ pub(crate) fn strictness(
     environment: &Environment,
     config: &Config,
 ) -> Result<Strictness, Failure> {
-    let is_strict = match environment.text("COSTREL_STRICT") {
-        _ if option => true,
-        None => config.isolation.strict,
-        Some("1") => true,
-        Some("0") => false,
-        Some(other) => {
-            return Err(Failure::usage(format!(
-                "COSTREL_STRICT is {other:?}: it must be `1` or `0`"
-            )));
-        }
-    };
+    let is_strict =
+        option || switch("COSTREL_STRICT", environment)?.unwrap_or(config.isolation.strict);
     Ok(if is_strict { Strictness::Strict } else { Strictness::Warn })
 }
 

@@ -51,6 +51,10 @@ impl LogSink for LogPrinter {
         self.print(true, line.as_bytes());
     }
 
+    fn notice(&self, text: &str) {
+        self.print(true, format!("warning: {text}\n").as_bytes());
+    }
+
     fn function(&self, _stream: OutputStream, data: &[u8]) {
         if self.carriage_returns == CarriageReturns::Stay || !data.contains(&b'\r') {
             return self.print(false, data);

@@ -10,6 +10,7 @@ use std::{
 use clap::Args;
 use costrel_image::ImageStore;
 use costrel_rootfs::{StageError, StagedEntry, StagedKind, Stager};
+use costrel_snapshot::{SnapshotError, SnapshotStore};
 
 use crate::{config::Config, environment::Environment, failure::Outcome, host, tables};
 
@@ -17,7 +18,8 @@ use crate::{config::Config, environment::Environment, failure::Outcome, host, ta
 #[derive(Debug, Args)]
 #[command(
     after_help = "Reclaimable is what `costrel image prune` frees, of functions and init blocks \
-                  with --staged, and what the next start frees of sandboxes."
+                  with --staged, `costrel snapshot prune --all` of snapshots, and what the next \
+                  start frees of sandboxes."
 )]
 pub(crate) struct Arguments {}
 
@@ -42,14 +44,17 @@ impl Usage {
 }
 
 pub(crate) fn run(_arguments: &Arguments, environment: &Environment) -> Outcome {
-    let images = host::images(environment, &Config::read(environment)?)?;
+    let config = Config::read(environment)?;
+    let images = host::images(environment, &config)?;
     let stager = host::stager(environment)?;
+    let saved = host::snapshots(environment, &config)?;
     let cache = environment.cache();
     let rows = [
         ("image blobs", blobs(&images)?),
         ("image disks", image_disks(&images, &stager)?),
         ("function disks", disks(&stager, StagedKind::Function)?),
         ("init blocks", disks(&stager, StagedKind::Init)?),
+        ("snapshots", snapshots(&saved)?),
         ("kernels", kernels(&cache.join("kernels"))?),
         ("sandboxes left", sandboxes(&cache.join("sandboxes"))?),
     ];
@@ -99,6 +104,14 @@ fn total(
     let mut usage = Usage { reclaimable: Some(0), ..Usage::default() };
     for entry in stager.entries()?.iter().filter(|entry| entry.kind == kind) {
         usage.add((entry.apparent_size, entry.allocated_size), is_reclaimable(entry)?);
+    }
+    Ok(usage)
+}
+
+fn snapshots(saved: &SnapshotStore) -> Result<Usage, SnapshotError> {
+    let mut usage = Usage { reclaimable: Some(0), ..Usage::default() };
+    for entry in saved.entries()? {
+        usage.add((entry.apparent_size, entry.allocated_size), !saved.is_used(&entry.name)?);
     }
     Ok(usage)
 }

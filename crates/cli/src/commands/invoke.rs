@@ -12,7 +12,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use costrel_functions::{Instance, Invocation, Stage, Timeline};
+use costrel_functions::{FunctionError, Instance, Invocation, Reply, Stage, Timeline};
 use costrel_image::{Platform, PullPolicy};
 
 use crate::{
@@ -68,6 +68,13 @@ pub(crate) struct Arguments {
     /// Refuse to run where the machine cannot be isolated from this host as it should be
     #[arg(long)]
     strict: bool,
+    /// Neither take a snapshot of the initialised function nor go on from one
+    #[arg(long)]
+    no_snapshot: bool,
+    /// Initialise the function as AWS does with SnapStart: its runtime's hooks run before the
+    /// snapshot and after each restore
+    #[arg(long, conflicts_with = "no_snapshot")]
+    snap_start: bool,
     /// Show where the time went
     #[arg(long)]
     timings: bool,
@@ -108,6 +115,13 @@ pub(crate) async fn run(arguments: Arguments, environment: &Environment) -> Outc
     let stager = host::stager(environment)?;
     stager.sweep()?;
     images.sweep()?;
+    let snapshots = host::snapshots_wanted(arguments.no_snapshot, environment, &config)?;
+    let snapshots = snapshots.then(|| host::snapshots(environment, &config)).transpose()?;
+    if let Some(snapshots) = &snapshots {
+        snapshots.sweep()?;
+    } else if arguments.snap_start {
+        return Err(Failure::usage("--snap-start is given, and snapshots are turned off"));
+    }
     let host = host::host(environment, arguments.kernel.as_deref(), strictness, &stager)?;
     let mut timeline = Timeline::default();
     timeline.end("start", began);
@@ -124,9 +138,11 @@ pub(crate) async fn run(arguments: Arguments, environment: &Environment) -> Outc
         None => CarriageReturns::BecomeNewlines,
     };
     let log = Arc::new(LogPrinter::new(environment.get("NO_COLOR").is_none(), carriage_returns));
-    let mut instance = Instance::start(&host, function, log, &mut timeline).await?;
+    let mut instance =
+        Instance::start(&host, function, snapshots.as_ref(), log, &mut timeline).await?;
     host::warn_of_lacking(instance.sandbox().machine().isolation());
     let outcome = instance.invoke(&invocation, &mut timeline).await?;
+    print_reply(&outcome.reply)?;
     let agent_memory = if arguments.timings { instance.agent_memory().await } else { None };
     let stopping = Instant::now();
     instance.stop().await;
@@ -134,18 +150,23 @@ pub(crate) async fn run(arguments: Arguments, environment: &Environment) -> Outc
     if arguments.timings {
         waterfall::print(&timeline);
         if let Some(bytes) = agent_memory {
-            eprintln!("  {:<7}  {}", "agent", tables::bytes(bytes));
+            eprintln!("  {:<8}  {}", "agent", tables::bytes(bytes));
         }
     }
 
-    let (payload, result) = match outcome.reply {
-        Ok(reply) => (reply.payload, Ok(())),
-        Err(error) => (error.payload, Err(Failure::Told)),
+    outcome.reply.map(drop).map_err(|_| Failure::Told)
+}
+
+/// Before the machine is ended, and its snapshot complete.
+fn print_reply(reply: &Result<Reply, FunctionError>) -> Outcome {
+    let payload = match reply {
+        Ok(reply) => &reply.payload,
+        Err(error) => &error.payload,
     };
     let mut stdout = stdout().lock();
     stdout.write_all(b"\n")?;
-    stdout.write_all(&event::one_line(&payload))?;
+    stdout.write_all(&event::one_line(payload))?;
     stdout.write_all(b"\n")?;
     stdout.flush()?;
-    result
+    Ok(())
 }

@@ -28,8 +28,8 @@ pub(crate) fn run(arguments: &Arguments, environment: &Environment) -> Outcome {
         disks += 1;
         freed += allocated_size;
     }
-    println!("removed {} ({})", plural(pruned.blobs, "blob"), tables::bytes(pruned.bytes));
-    println!("removed {} ({})", plural(disks, "staged disk"), tables::bytes(freed));
+    println!("removed {} ({})", tables::plural(pruned.blobs, "blob"), tables::bytes(pruned.bytes));
+    println!("removed {} ({})", tables::plural(disks, "staged disk"), tables::bytes(freed));
     Ok(())
 }
 
@@ -45,9 +45,4 @@ fn removed(
         }
     }
     Ok(removed)
-}
-
-fn plural(count: usize, noun: &str) -> String {
-    let s = if count == 1 { "" } else { "s" };
-    format!("{count} {noun}{s}")
 }

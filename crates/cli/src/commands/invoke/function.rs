@@ -3,8 +3,8 @@
 use std::{io, path::Path};
 
 use costrel_functions::{
-    Credentials, EphemeralStorage, FunctionMemory, FunctionSpec, FunctionTimeout, Launch, Package,
-    Runtime, is_reserved, needs_image,
+    Credentials, EphemeralStorage, FunctionMemory, FunctionSpec, FunctionTimeout, Initialization,
+    Launch, Package, Runtime, is_reserved, needs_image,
 };
 use costrel_image::ImageSource;
 use costrel_rootfs::CodeSource;
@@ -67,6 +67,11 @@ pub(super) fn describe(
         memory: FunctionMemory::megabytes(memory).map_err(limit)?,
         timeout: FunctionTimeout::seconds(timeout).map_err(limit)?,
         ephemeral_storage: EphemeralStorage::megabytes(arguments.tmp_size).map_err(limit)?,
+        initialization: if arguments.snap_start {
+            Initialization::SnapStart
+        } else {
+            Initialization::OnDemand
+        },
     })
 }
 

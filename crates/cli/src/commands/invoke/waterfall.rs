@@ -27,13 +27,13 @@ fn draw(timeline: &Timeline) -> Vec<String> {
             let from = from.min(WIDTH - 1);
             let bar = format!("{}{}", " ".repeat(from), "█".repeat((to - from.min(to)).max(1)));
             format!(
-                "  {:<7} ▏{bar:<WIDTH$} {:>9.1} ms",
+                "  {:<8} ▏{bar:<WIDTH$} {:>9.1} ms",
                 phase.name,
                 milliseconds(phase.ended - phase.began)
             )
         })
         .collect();
-    lines.push(format!("  {:<7} ▏{:<WIDTH$} {:>9.1} ms", "total", "", milliseconds(total)));
+    lines.push(format!("  {:<8} ▏{:<WIDTH$} {:>9.1} ms", "total", "", milliseconds(total)));
     lines
 }
 
@@ -59,14 +59,14 @@ mod tests {
         timeline.add("boot", at(0), at(50));
         timeline.add("invoke", at(50), at(100));
         let lines = draw(&timeline);
-        assert_eq!(lines[0], format!("  stage   ▏█{}       0.0 ms", " ".repeat(47)));
+        assert_eq!(lines[0], format!("  stage    ▏█{}       0.0 ms", " ".repeat(47)));
         assert_eq!(
             lines[1],
-            format!("  boot    ▏{}{}      50.0 ms", "█".repeat(24), " ".repeat(24))
+            format!("  boot     ▏{}{}      50.0 ms", "█".repeat(24), " ".repeat(24))
         );
         assert_eq!(
             lines[2],
-            format!("  invoke  ▏{}{}      50.0 ms", " ".repeat(24), "█".repeat(24))
+            format!("  invoke   ▏{}{}      50.0 ms", " ".repeat(24), "█".repeat(24))
         );
         assert!(lines[3].ends_with(" 100.0 ms"));
         assert!(draw(&Timeline::default()).is_empty());
