@@ -8,7 +8,7 @@ use costrel_agent_client::{
 };
 use costrel_sandbox::{Sandbox, SandboxSpec};
 use costrel_tests::{Home, TestHost};
-use costrel_vmm::{Exit, Memory, VcpuCount};
+use costrel_vmm::{Exit, Memory, Saving, VcpuCount};
 
 async fn sandbox(home: &Home, root_access: RootAccess) -> Sandbox {
     let host = TestHost::new(home);
@@ -20,6 +20,7 @@ async fn sandbox(home: &Home, root_access: RootAccess) -> Sandbox {
         root_access,
         scratch_size: 512 << 20,
         accounts: vec![],
+        saving: Saving::Never,
     };
     Sandbox::start(&host.host, &spec).await.unwrap()
 }
