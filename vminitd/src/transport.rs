@@ -1,6 +1,7 @@
 //! How the host reaches the agent: byte streams that the kernel's arguments name the kind of.
 
 mod connection;
+mod frames;
 mod serial;
 mod vsock;
 

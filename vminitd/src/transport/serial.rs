@@ -2,15 +2,16 @@
 //!
 //! The port has no connections of its own: it is one stream, with a hang-up while the host has it
 //! closed. That is easily missed, when the host closes and opens it again at once, or where a
-//! machine was saved in between; and what one client of the host has sent and nobody has read is
-//! there for the next. So a connection is what begins as HTTP/2 does, and everything before that
-//! belongs to nobody. What may go wrong then:
+//! machine was saved in between. It comes late, too: it travels past the bytes, so that those of
+//! the next client may be there before it. And what nobody has read of what one client sent is
+//! there for the next. So a connection is what begins as HTTP/2 does, everything before that belongs
+//! to nobody, and a hang-up counts when it stays. What may happen then:
 //!
 //! - The hang-up is seen: the connection ends, and the next one is looked for.
-//! - It is missed, and the old connection gets what a new client says: that is no HTTP/2 in its
-//!   middle, so the connection ends, and the client with it; its next attempt finds nobody in its
-//!   way. Unless the old client stopped within a frame, which swallows the beginning: a host waits
-//!   for an answer with a limit.
+//! - It is missed. The old connection ends all the same, where its client has said goodbye or a
+//!   new one greets ([`Frames`](super::frames::Frames)), and the new one has the next. Unless the
+//!   old client stopped within a frame, which swallows the greeting: a host waits for an answer with
+//!   a limit, and closes the port for longer than a hang-up takes to count.
 //! - The machine is saved: a connection that carried `Suspend` reads nothing from then on and ends
 //!   by itself, so that a new client finds the port free, whatever was seen of the old one's end.
 
@@ -23,14 +24,13 @@ use std::{
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, OFlags},
     io::Errno,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::Mutex;
 use tokio_stream::Stream;
 
-use super::{Connection, TransportError, connection::register};
+use super::{Connection, TransportError, connection::register, frames::GREETING};
 
 /// The host's connections to the port of that number, one after the other.
 pub(super) fn connections(
@@ -48,15 +48,15 @@ fn open(path: &Path) -> io::Result<OwnedFd> {
 
 /// The connections of clients that greet, one after the other.
 fn greeted(port: OwnedFd) -> impl Stream<Item = io::Result<Connection>> {
-    let free = Arc::new(Semaphore::new(1));
+    // The port is one stream to the kernel: who holds this has it.
+    let unused = Arc::new(Mutex::new(Vec::new()));
     async_stream::stream! {
         loop {
-            // The port is one stream to the kernel: wait until the last connection let go of it.
-            let Ok(permit) = Arc::clone(&free).acquire_owned().await else { return };
+            let mut unused = Arc::clone(&unused).lock_owned().await;
             let connection = async {
-                let read_ahead = greeting(&port).await?;
+                greeting(&port, &mut unused).await?;
                 // A registration of its own: the executor keeps a hang-up for good.
-                Ok(Connection::port(register(port.try_clone()?)?, read_ahead, permit))
+                Ok(Connection::port(register(port.try_clone()?)?, unused))
             };
             match connection.await {
                 Ok(connection) => yield Ok(connection),
@@ -66,40 +66,26 @@ fn greeted(port: OwnedFd) -> impl Stream<Item = io::Result<Connection>> {
     }
 }
 
-/// How every client of HTTP/2 begins (RFC 9113, section 3.4).
-const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// Reads until a client has greeted. Returns the greeting, and what was read after it.
+/// Reads on until what was read begins with a client's greeting.
 ///
-/// A port without a host reports a hang-up, always, and reads as ended: nothing to wait for, so
-/// look again and again.
-async fn greeting(port: impl AsFd) -> io::Result<Vec<u8>> {
-    let mut read = Vec::new();
+/// A port without a host reads as ended, always: nothing to wait for, so look again and again.
+async fn greeting(port: impl AsFd, read: &mut Vec<u8>) -> io::Result<()> {
     loop {
+        if let Some(start) = read.windows(GREETING.len()).position(|bytes| bytes == GREETING) {
+            read.drain(..start);
+            return Ok(());
+        }
+        read.drain(..read.len().saturating_sub(GREETING.len() - 1));
         let mut piece = [0; 4096];
         let count = match rustix::io::read(&port, &mut piece) {
             Err(Errno::AGAIN) => 0,
             result => result?,
         };
         read.extend_from_slice(&piece[..count]);
-        // Looked at after the read: what is thrown away here was sent by one who has left.
-        if hung_up(&port)? {
-            read.clear();
-        }
-        if let Some(start) = read.windows(GREETING.len()).position(|bytes| bytes == GREETING) {
-            return Ok(read.split_off(start));
-        }
-        read.drain(..read.len().saturating_sub(GREETING.len() - 1));
         if count == 0 {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
-}
-
-fn hung_up(port: impl AsFd) -> io::Result<bool> {
-    let mut fds = [PollFd::new(&port, PollFlags::IN)];
-    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
-    Ok(fds[0].revents().contains(PollFlags::HUP))
 }
 
 fn port_device(name: &str) -> Result<PathBuf, TransportError> {
