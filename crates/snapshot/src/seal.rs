@@ -6,9 +6,9 @@
 //! once more.
 
 use std::{
-    fs::{self, File},
-    io,
-    os::unix::fs::MetadataExt as _,
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
@@ -47,7 +47,11 @@ impl Seal {
         let draft = path.with_extension(format!("{}", std::process::id()));
         let written = serde_json::to_vec(self)
             .map_err(io::Error::other)
-            .and_then(|json| fs::write(&draft, json))
+            .and_then(|json| {
+                let mut options = OpenOptions::new();
+                options.write(true).create(true).truncate(true).mode(0o600);
+                options.open(&draft)?.write_all(&json)
+            })
             .and_then(|()| fs::rename(&draft, path));
         if let Err(error) = written {
             let _ = fs::remove_file(&draft);
