@@ -16,7 +16,7 @@ pub use costrel::{Costrel, Home, Run};
 pub use host::{TestHost, kvm_backend, kvm_works};
 pub use inputs::{example, installation, kernel, layer_zip, python_image, rust_function, vminitd};
 pub use leftovers::{processes_below, wait_until};
-pub use seam::{Blueprint, Guest, Shape};
+pub use seam::{Blueprint, Guest, Saved, Shape, snapshot_files};
 
 /// Says what a test lacks that ends here. Past the harness, which would keep it to itself.
 pub fn skipped(lacking: &str) {
