@@ -1,6 +1,6 @@
 //! A function for `provided.al2023` that ends in the way its event asks for.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use lambda_runtime::{Error, LambdaEvent, run, service_fn};
@@ -16,6 +16,8 @@ enum Case {
         #[serde(default = "world")]
         name: String,
     },
+    /// What must differ in each instance, however it came to be; and the time.
+    Unique,
     /// Returns an error.
     Raise,
     /// Panics, which aborts the process.
@@ -81,6 +83,12 @@ async fn handle(event: LambdaEvent<Value>) -> Result<Value, Error> {
             "kernel": std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
             "pid1": std::fs::read_to_string("/proc/1/comm").unwrap_or_default().trim(),
         })),
+        Case::Unique => {
+            let mut bytes = [0; 16];
+            std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+            Ok(json!({ "getrandom": format!("{bytes:02x?}"), "time": now.as_secs_f64() }))
+        }
         Case::Raise => Err("no stock left".into()),
         Case::Panic => panic!("panicked as asked"),
         Case::Exit { code } => std::process::exit(code),
