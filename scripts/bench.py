@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """`make bench`: measures, and prints a table. Medians; a busy machine shows in the wall times.
 
-`scripts/bench.py [invoke] [stage] [pull]` measures only that.
+`scripts/bench.py [invoke] [restore] [stage] [pull]` measures only that.
 """
 
 import gzip
@@ -58,12 +58,13 @@ def title(text):
     print(f"\n{text}", flush=True)
 
 
-def invoke_costs(home):
-    title(f"A cold invoke, emulated, all staged before (median of {RUNS})")
-    environment = {
-        **os.environ, "XDG_CACHE_HOME": str(home / "cache"), "XDG_DATA_HOME": str(home / "data"),
-    }
-    cases = {
+def environment_of(home):
+    return {**os.environ, "XDG_CACHE_HOME": str(home / "cache"), "XDG_DATA_HOME": str(home / "data")}
+
+
+def functions():
+    """The options of each function that is invoked."""
+    return {
         "Python 3.11 on awslambdaric": [
             "--runtime", "python3.11", "--image", f"oci:{INPUTS / 'python-image'}",
             "--code", ROOT / "examples/python-function", "--handler", "app.handler",
@@ -72,14 +73,23 @@ def invoke_costs(home):
             "--runtime", "provided.al2023", "--code", INPUTS / "rust-function.zip",
         ],
     }
-    for name, options in cases.items():
-        command = [COSTREL, "invoke", "--timings", *options, "{}"]
+
+
+def phase(run, name):
+    """How long a phase of `--timings` took, in ms."""
+    return float(re.search(rf"^  {name} .* ([0-9.]+) ms$", run.output, re.M)[1])
+
+
+def invoke_costs(home):
+    title(f"A cold invoke, emulated, all staged before (median of {RUNS})")
+    environment = environment_of(home)
+    for name, options in functions().items():
+        command = [COSTREL, "invoke", "--no-snapshot", "--timings", *options, "{}"]
         Run(*command, env=environment)
         runs = [Run(*command, env=environment) for _ in range(RUNS)]
         row(f"{name}: CPU time of everything", f"{median(run.cpu for run in runs):.2f} s",
             "at most 2.0 s" if "Python" in name else "")
         row(f"{name}: wall time", f"{median(run.wall for run in runs):.2f} s")
-        phase = lambda run, name: float(re.search(rf"^  {name} .* ([0-9.]+) ms$", run.output, re.M)[1])
         for part in ("boot", "mount", "init", "invoke"):
             target = "at most 700 ms" if part == "boot" else ""
             row(f"  of which {part}", f"{median(phase(run, part) for run in runs):.0f} ms", target)
@@ -87,6 +97,60 @@ def invoke_costs(home):
     row("the agent's memory in the guest", f"{median(resident):.1f} MB", "at most 10 MiB")
     agent = TARGET / "costrel/lib/costrel/vminitd"
     row("the agent on disk", f"{agent.stat().st_size / 1e6:.1f} MB", "at most 8 MiB")
+
+
+BOOT, RESTORE = ("boot", "mount", "init", "invoke"), ("restore", "wake", "resume", "invoke")
+
+
+def restore_costs(home):
+    title(f"A cold start from a snapshot beside a boot, emulated, interleaved (median of {RUNS})")
+    environment = environment_of(home)
+    total = lambda run, parts: sum(phase(run, part) for part in parts)
+    for name, options in functions().items():
+        command = [COSTREL, "invoke", "--timings", *options, "{}"]
+        taken = Run(*command, env=environment)
+        pairs = [(Run(*command, env=environment), Run(*command, "--no-snapshot", env=environment)) for _ in range(RUNS)]
+        restored, booted = zip(*pairs)
+        limit = 150 if "Python" in name else 80
+        start, boot = median(total(run, RESTORE) for run in restored), median(total(run, BOOT) for run in booted)
+        row(f"{name}: restore to first response", f"{start:.0f} ms", f"at most {limit} ms", f"{start / boot:.2f} of a boot's {boot:.0f} ms")
+        for part in RESTORE:
+            row(f"  of which {part}", f"{median(phase(run, part) for run in restored):.0f} ms")
+        row("  the whole command, wall time", f"{median(run.wall for run in restored) * 1000:.0f} ms", "", f"{median(run.wall for run in booted) * 1000:.0f} ms without")
+        row("  taking the snapshot: the function stands still", f"{phase(taken, 'snapshot'):.0f} ms")
+        began = time.monotonic()
+        processes = [subprocess.Popen(list(map(str, command)), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(8)]
+        if any(process.wait() for process in processes):
+            sys.exit("failed: 8 at once")
+        row("  8 at once: until all have answered", f"{(time.monotonic() - began) * 1000:.0f} ms")
+    containers(home)
+
+
+def containers(home):
+    """The peer: the Python image's interpreter in a container, where something here runs one."""
+    runtime = next((path for name in ("crun", "runc") if (path := shutil.which(name))), None)
+    if runtime is None or os.geteuid() != 0:
+        row("a container beside it", "not measured", "", "takes crun or runc, and root")
+        return
+    bundle = home / "bundle"
+    (bundle / "rootfs").mkdir(parents=True)
+    for layer in layer_blobs(INPUTS / "python-image"):
+        subprocess.run(["tar", "-xzf", layer, "-C", bundle / "rootfs"], check=True)
+    subprocess.run([runtime, "spec"], cwd=bundle, check=True)
+    config = json.loads((bundle / "config.json").read_text())
+    config["process"].update(terminal=False, args=["/usr/bin/python3.11", "-c", "import json; print(json.dumps({}))"])
+    (bundle / "config.json").write_text(json.dumps(config))
+    run = lambda number: subprocess.run([runtime, "run", f"costrel-bench-{os.getpid()}-{number}"], cwd=bundle, capture_output=True, text=True)
+    first = run(0)
+    if first.returncode != 0:
+        row("a container beside it", "not measured", "", f"{pathlib.Path(runtime).name}: {(first.stderr.strip().splitlines() or ['?'])[-1]}")
+        return
+    times = []
+    for number in range(RUNS):
+        began = time.monotonic()
+        run(number + 1)
+        times.append(time.monotonic() - began)
+    row(f"the same image's Python under {pathlib.Path(runtime).name}, no handler", f"{median(times) * 1000:.0f} ms")
 
 
 def layer_blobs(layout):
@@ -222,8 +286,8 @@ def pulling(home, name, layout):
 
 def main():
     subprocess.run([ROOT / "scripts/install-deps.sh"], check=True)
-    sections = sys.argv[1:] or ["invoke", "stage", "pull"]
-    if "invoke" in sections:
+    sections = sys.argv[1:] or ["invoke", "restore", "stage", "pull"]
+    if {"invoke", "restore"} & set(sections):
         subprocess.run([ROOT / "scripts/test-inputs.sh", INPUTS], check=True)
     else:
         subprocess.run([ROOT / "examples/python-image/build.sh", INPUTS / "python-image"], check=True)
@@ -241,6 +305,8 @@ def main():
         }
         if "invoke" in sections:
             invoke_costs(home)
+        if "restore" in sections:
+            restore_costs(home)
         for section, measure in (("stage", staging), ("pull", pulling)):
             for name, layout in images.items():
                 if section in sections:

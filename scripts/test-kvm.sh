@@ -21,7 +21,7 @@ if (($# == 0)); then
     # …and those end-to-end tests that boot machines.
     set -- "$@" jail= isolation= sandbox= instance= machine= vsock= functions_rust= \
         bad_input=a_guest_,a_kernel_,a_kvm_,a_blob_that_rots,a_backend,no_qemu killed= functions_python= \
-        hostile_guests=
+        snapshots= cold_starts= hostile_guests=
 fi
 
 if ! tests/kvm-lab/kvm-lab check $memory; then
