@@ -1,37 +1,46 @@
 //! Builds a machine, stage by stage: what a stage has done, the next can rely on.
 //!
 //! ```text
-//!  Order ─► Bare ─load─► Loaded ─wire─► Wired ─start─► Running
-//!           VM          memory, kernel   vCPUs, devices  threads, filters
+//!  main thread   Order ─► Bare ─load─► Loaded ─wire─► Wired ─start─► Running
+//!                  │      memory, kernel   devices,       filter         ▲
+//!                  │                       threads, filters              │
+//!  "vm"            └─ create the VM ························ assemble ───┘
 //! ```
+//! A VM is created on a thread of its own ([`assembly`](super::assembly)), which ends before the
+//! guest runs: the kernel moves a helper of its own into our control groups meanwhile, and waits up
+//! to two of its ticks for all processors to notice. All that takes time and no VM is done in that
+//! time.
+//!
 //! A machine is restored by the same stages: its memory is a snapshot's instead of a kernel's, and
-//! vCPUs and devices begin as the saved ones ended. Interrupt controllers come after the vCPUs, with
-//! whose local APICs they deal, and devices come last: they raise their interrupts anew.
+//! vCPUs and devices begin as the saved ones ended.
 
 use std::{
     fs::File,
     io,
-    os::{fd::IntoRawFd as _, unix::net::UnixListener},
-    sync::Arc,
-    thread,
+    os::unix::net::UnixListener,
+    sync::{
+        Arc,
+        mpsc::{self, Sender},
+    },
+    thread::{self, JoinHandle},
 };
 
 use costrel_virtio::{
-    Device, GuestMemory, Interrupt, MmioTransport, Worker, WorkerHandle,
+    Device, GuestMemory, Interrupt, MmioTransport, Worker,
     block::{Block, BlockSettings, BlockState, Flush, OpenError, Writing},
     entropy::Entropy,
     vsock::{Vsock, VsockSettings},
 };
 use costrel_vmm::{IsolationError, JailReport, MeasureName, Standing, Strictness};
-use kvm_ioctls::{IoEventAddress, Kvm, NoDatamatch, VmFd};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{
-    arch::{self, BootLayout, Moment, Vcpu, VcpuMismatch, VcpuTemplate},
-    bus::{Bus, BusDevice, InterruptLine},
+    arch::{self, VcpuMismatch},
+    assembly::{Assembled, Beginning, Parts, assemble},
+    bus::BusDevice,
     console::Console,
     inherited, kernel,
-    life::{HappeningQueue, Happenings, Running, happenings},
+    life::{Happening, HappeningQueue, Happenings, Running, happenings},
     memory::{self, Backing},
     seccomp::{Filter, Filters},
     snapshot::{DeviceState, MachineState, SnapshotError, check_length, read_state},
@@ -66,6 +75,8 @@ pub(crate) enum BuildError {
     },
     #[error(transparent)]
     Isolation(#[from] IsolationError),
+    #[error("the thread that puts the machine together has ended")]
+    Assembly,
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
 }
@@ -86,45 +97,38 @@ impl BuildError {
     }
 }
 
-/// A VM without memory.
+/// An order whose VM is being created.
 pub(crate) struct Bare {
     order: Order,
-    kvm: Kvm,
-    vm: VmFd,
+    jail: JailReport,
+    vm: Assembly,
 }
 
-/// A VM with its memory, and what the guest begins with in it.
+/// The thread that creates the VM and puts it together.
+struct Assembly {
+    thread: JoinHandle<Result<Assembled, BuildError>>,
+    parts: Sender<Parts>,
+}
+
+/// A machine's memory, and what the guest begins with in it.
 pub(crate) struct Loaded {
     order: Order,
-    vm: VmFd,
-    template: VcpuTemplate,
+    jail: JailReport,
+    vm: Assembly,
     memory: Arc<GuestMemory>,
     beginning: Beginning,
 }
 
-/// How vCPUs and devices begin.
-enum Beginning {
-    Boot(BootLayout),
-    Restored(Box<MachineState>),
-}
-
-/// A machine that is complete but for its threads.
+/// A machine whose threads stand ready; its VM is being put together.
 pub(crate) struct Wired {
-    order: Order,
-    vm: VmFd,
-    vcpus: Vec<Vcpu>,
+    strictness: Strictness,
+    jail: JailReport,
+    thread: JoinHandle<Result<Assembled, BuildError>>,
+    filter: Filter,
+    vcpus: Vcpus,
     memory: (Arc<GuestMemory>, Backing),
-    bus: Arc<Bus>,
-    workers: Vec<DeviceThread>,
     console: Console,
-    happenings: (Happenings, HappeningQueue),
-}
-
-/// A device's thread to be.
-struct DeviceThread {
-    name: String,
-    kind: ThreadKind,
-    body: Box<dyn FnOnce() + Send>,
+    happenings: HappeningQueue,
 }
 
 #[derive(Clone, Copy)]
@@ -135,17 +139,22 @@ enum ThreadKind {
 }
 
 impl Bare {
+    /// Enters what the process can only enter itself of its jail, but for system call filters.
     pub(crate) fn new(order: Order) -> Result<Self, BuildError> {
-        let device = take(order.kvm)?;
-        let kvm = kvm_of(device);
-        let vm = kvm.create_vm().map_err(BuildError::kvm("create a virtual machine"))?;
-        arch::prepare_vm(&vm)?;
-        Ok(Self { order, kvm, vm })
+        let jail = costrel_vmm_process::restrict_self();
+        let (device, vcpus) = (take(order.kvm)?, order.vcpus);
+        let (parts, received) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name("vm".to_owned())
+            .spawn(move || assemble(device, vcpus, &received))
+            .map_err(BuildError::host("start a thread"))?;
+        // It has the longer way, and may have to share a processor with this one.
+        thread::yield_now();
+        Ok(Self { order, jail, vm: Assembly { thread, parts } })
     }
 
     pub(crate) fn load(self) -> Result<Loaded, BuildError> {
-        let Self { order, kvm, vm } = self;
-        let template = VcpuTemplate::new(&kvm, &vm, order.vcpus)?;
+        let Self { order, jail, vm } = self;
         let (memory, beginning) = match &order.start {
             Start::Kernel { image, entry, segments, arguments } => {
                 let memory = memory::map(order.memory_bytes, order.huge_pages)?;
@@ -162,12 +171,10 @@ impl Bare {
                 let file = take(*memory)?;
                 check_length(&file, order.memory_bytes)?;
                 let memory = memory::map_file(order.memory_bytes, &file)?;
-                (memory, Beginning::Restored(Box::new(state)))
+                (memory, Beginning::Restored(Arc::new(state)))
             }
         };
-        let memory = Arc::new(memory);
-        memory::give(&vm, &memory)?;
-        Ok(Loaded { order, vm, template, memory, beginning })
+        Ok(Loaded { order, jail, vm, memory: Arc::new(memory), beginning })
     }
 }
 
@@ -204,20 +211,16 @@ fn device_count(order: &Order) -> usize {
 
 impl Loaded {
     pub(crate) fn wire(self) -> Result<Wired, BuildError> {
-        let Self { order, vm, template, memory, beginning } = self;
-        let vcpus = vcpus(&vm, &template, order.vcpus, &beginning)?;
-        let restored = match &beginning {
-            Beginning::Boot(_) => None,
-            Beginning::Restored(state) => Some(&**state),
-        };
-        if let Some(state) = restored {
-            state.board.restore(&vm)?;
-        }
-
+        let Self { order, jail, vm, memory, beginning } = self;
+        let filters =
+            Filters::new().map_err(BuildError::host("compile the system call filters"))?;
         let (sender, queue) = happenings().map_err(BuildError::host("make an eventfd"))?;
         let console = Console::new(take(order.console)?, order.console_limit);
+        let vcpus = Vcpus::start(order.vcpus, &sender, &filters.vcpu)?;
+
+        let restored = beginning.restored();
         let mut wiring =
-            Wiring { vm: &vm, memory: &memory, devices: Vec::new(), workers: Vec::new() };
+            Wiring { memory: &memory, filters: &filters, happenings: &sender, devices: Vec::new() };
         // Linux names disks in the order of their interrupts' numbers, hence of these calls.
         for (index, disk) in order.disks.iter().enumerate() {
             let device = block(disk)?;
@@ -233,44 +236,31 @@ impl Loaded {
         wiring.add(vsock, "vsock".to_owned(), ThreadKind::Vsock, BusDevice::Vsock)?;
         let name = "entropy".to_owned();
         wiring.add(Entropy::default(), name, ThreadKind::Entropy, BusDevice::Entropy)?;
-        let Wiring { mut devices, workers, .. } = wiring;
 
-        let serial = event()?;
-        vm.register_irqfd(&serial, arch::SERIAL_INTERRUPT)
-            .map_err(BuildError::kvm("wire the serial line's interrupt"))?;
-        if let Some(state) = restored {
-            for ((device, saved), worker) in devices.iter_mut().zip(&state.devices).zip(&workers) {
-                device.restore(saved, &worker.name)?;
-            }
-        }
-        let registers = restored.map(|state| &state.serial);
-        let writer = console.writer(sender.clone());
-        let bus = Bus::new(InterruptLine(serial), writer, sender.clone(), devices, registers)?;
-        let bus = Arc::new(bus);
         let backing = if restored.is_some() { Backing::Snapshot } else { Backing::Anonymous };
-        let memory = (memory, backing);
-        Ok(Wired { order, vm, vcpus, memory, bus, workers, console, happenings: (sender, queue) })
-    }
-}
-
-fn vcpus(
-    vm: &VmFd,
-    template: &VcpuTemplate,
-    count: u8,
-    beginning: &Beginning,
-) -> Result<Vec<Vcpu>, BuildError> {
-    let create = |id: u8| vm.create_vcpu(id.into()).map_err(BuildError::kvm("create a vCPU"));
-    match beginning {
-        Beginning::Boot(boot) => {
-            (0..count).map(|id| template.boot(create(id)?, id, *boot)).collect()
-        }
-        Beginning::Restored(state) => {
-            // All there before the first is made what it was: the moment is one for all.
-            let fds = (0..count).map(create).collect::<Result<Vec<_>, _>>()?;
-            let moment = Moment::now();
-            let states = fds.into_iter().zip(&state.vcpus);
-            states.map(|(fd, state)| template.restore(fd, state, moment)).collect()
-        }
+        let devices = wiring.devices;
+        let writer = console.writer(sender.clone());
+        let parts = Parts {
+            memory: Arc::clone(&memory),
+            beginning,
+            devices,
+            serial: event()?,
+            console: writer,
+            happenings: sender,
+        };
+        let Assembly { thread, parts: to_vm } = vm;
+        // Fails if the thread has failed, which is heard of when it is waited for.
+        let _ = to_vm.send(parts);
+        Ok(Wired {
+            strictness: order.strictness,
+            jail,
+            thread,
+            filter: filters.main,
+            vcpus,
+            memory: (memory, backing),
+            console,
+            happenings: queue,
+        })
     }
 }
 
@@ -308,14 +298,14 @@ fn vsock_device(listener: UnixListener, restored: Option<&MachineState>) -> io::
 const GUEST_CID: u64 = 3;
 
 struct Wiring<'a> {
-    vm: &'a VmFd,
     memory: &'a Arc<GuestMemory>,
-    devices: Vec<BusDevice>,
-    workers: Vec<DeviceThread>,
+    filters: &'a Filters,
+    happenings: &'a Happenings,
+    devices: Vec<(String, BusDevice)>,
 }
 
 impl Wiring<'_> {
-    /// Connects a device's queues and interrupt with the VM.
+    /// Starts a device's thread, which confines itself and waits for its driver.
     fn add<D: Device>(
         &mut self,
         device: D,
@@ -323,30 +313,23 @@ impl Wiring<'_> {
         kind: ThreadKind,
         on_bus: fn(MmioTransport<D::State>) -> BusDevice,
     ) -> Result<(), BuildError> {
-        let index = self.devices.len();
         let interrupt = Arc::new(Interrupt::new(event()?));
-        self.vm
-            .register_irqfd(interrupt.line(), arch::device_interrupt(index))
-            .map_err(BuildError::kvm("wire a device's interrupt"))?;
         let (worker, handle) = Worker::new(device, Arc::clone(self.memory), interrupt)
             .map_err(BuildError::host("make a device's eventfds"))?;
-        self.wire_kicks(index, &handle)?;
-        self.devices.push(on_bus(MmioTransport::new(handle, Arc::clone(self.memory))));
-        self.workers.push(DeviceThread { name, kind, body: Box::new(move || worker.run()) });
-        Ok(())
-    }
-
-    fn wire_kicks<S>(&self, index: usize, handle: &WorkerHandle<S>) -> Result<(), BuildError> {
-        let register = arch::device_window(index).start + MmioTransport::<S>::QUEUE_NOTIFY;
-        let address = IoEventAddress::Mmio(register);
-        let wired = match handle.kicks() {
-            // Whatever is written is for the only queue: such events KVM finds faster.
-            [only] => self.vm.register_ioevent(only, &address, NoDatamatch),
-            several => (0u32..)
-                .zip(several)
-                .try_for_each(|(queue, kick)| self.vm.register_ioevent(kick, &address, queue)),
+        let filter = self.filters.of(kind).clone();
+        let failed = self.happenings.clone();
+        let body = move || match filter.apply() {
+            Ok(()) => worker.run(),
+            Err(error) => failed.tell(Happening::Failed(format!(
+                "a device's thread could not be confined: {error}"
+            ))),
         };
-        wired.map_err(BuildError::kvm("wire a device's notifications"))
+        thread::Builder::new()
+            .name(name.clone())
+            .spawn(body)
+            .map_err(BuildError::host("start a device's thread"))?;
+        self.devices.push((name, on_bus(MmioTransport::new(handle, Arc::clone(self.memory)))));
+        Ok(())
     }
 }
 
@@ -362,31 +345,16 @@ fn block(disk: &OrderedDisk) -> Result<Block, BuildError> {
 }
 
 impl Wired {
-    /// Starts all threads; each confines itself before the guest's first instruction. Then enters
-    /// what the process can only enter itself of its jail, and says what is in force of it.
+    /// Confines the main thread, and says what of the jail is in force. All is there then, and the
+    /// guest's first instruction is the next thing to happen.
     pub(crate) fn start(self) -> Result<(Running, JailReport), BuildError> {
-        let Self { order, vm, vcpus, memory, bus, workers, console, happenings } = self;
-        let (sender, queue) = happenings;
-        let jail = costrel_vmm_process::restrict_self();
-        let filters =
-            Filters::new().map_err(BuildError::host("compile the system call filters"))?;
-        for worker in workers {
-            let filter = filters.of(worker.kind).clone();
-            let failed = sender.clone();
-            let body = move || match filter.apply() {
-                Ok(()) => (worker.body)(),
-                Err(error) => failed.tell(super::life::Happening::Failed(format!(
-                    "a device's thread could not be confined: {error}"
-                ))),
-            };
-            thread::Builder::new()
-                .name(worker.name)
-                .spawn(body)
-                .map_err(BuildError::host("start a device's thread"))?;
-        }
-        let vcpus = Vcpus::start(vcpus, &bus, &sender, &filters.vcpu)?;
-        let jail = enter_filter(jail, &filters.main, order.strictness)?;
-        Ok((Running { vm, vcpus, memory, bus, console, happenings: queue }, jail))
+        let Self { strictness, jail, thread, filter, vcpus, memory, console, happenings } = self;
+        let jail = enter_filter(jail, &filter, strictness)?;
+        // A thread that panics takes the process along.
+        let assembled = thread.join().map_err(|_| BuildError::Assembly)?;
+        let Assembled { vm, vcpus: made, bus } = assembled?;
+        vcpus.hand_over(made, &bus);
+        Ok((Running { vm, vcpus, memory, bus, console, happenings }, jail))
     }
 }
 
@@ -418,17 +386,10 @@ impl Filters {
     }
 }
 
-fn event() -> Result<EventFd, BuildError> {
+pub(super) fn event() -> Result<EventFd, BuildError> {
     EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(BuildError::host("make an eventfd"))
 }
 
-fn take(number: std::os::fd::RawFd) -> Result<File, BuildError> {
+pub(super) fn take(number: std::os::fd::RawFd) -> Result<File, BuildError> {
     inherited(number).map(File::from).map_err(BuildError::host("take over a descriptor"))
-}
-
-#[expect(unsafe_code, reason = "kvm-ioctls takes a device by number only")]
-fn kvm_of(device: File) -> Kvm {
-    use std::os::fd::FromRawFd as _;
-    // SAFETY: the descriptor is owned here, and given away.
-    unsafe { Kvm::from_raw_fd(device.into_raw_fd()) }
 }

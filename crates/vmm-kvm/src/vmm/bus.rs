@@ -5,7 +5,9 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use costrel_virtio::{MmioTransport, block::BlockState, entropy::EntropyState, vsock::VsockState};
+use costrel_virtio::{
+    Interrupt, MmioTransport, block::BlockState, entropy::EntropyState, vsock::VsockState,
+};
 use vm_superio::{I8042Device, Serial, SerialState, Trigger, serial::NoEvents};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -159,6 +161,15 @@ impl BusDevice {
             Self::Block(transport) => transport.write(offset, data),
             Self::Vsock(transport) => transport.write(offset, data),
             Self::Entropy(transport) => transport.write(offset, data),
+        }
+    }
+
+    /// What connects it with a VM: its interrupt, and its queues' notifications.
+    pub(crate) fn lines(&self) -> (&Interrupt, &[EventFd]) {
+        match self {
+            Self::Block(it) => (it.device().interrupt(), it.device().kicks()),
+            Self::Vsock(it) => (it.device().interrupt(), it.device().kicks()),
+            Self::Entropy(it) => (it.device().interrupt(), it.device().kicks()),
         }
     }
 

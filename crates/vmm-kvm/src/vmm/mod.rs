@@ -12,6 +12,7 @@
 //! device and wait until it stands still.
 
 mod arch;
+mod assembly;
 mod build;
 mod bus;
 mod console;

@@ -13,7 +13,10 @@
 use std::{
     io,
     os::{fd::AsRawFd as _, unix::thread::JoinHandleExt as _},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        mpsc::{self, Receiver, Sender},
+    },
     thread::{self, JoinHandle},
 };
 
@@ -31,8 +34,14 @@ use super::{
 
 /// All vCPUs of a machine. They stand still at first.
 pub(crate) struct Vcpus {
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<VcpuThread>,
     gate: Arc<Gate>,
+}
+
+/// A vCPU's thread, and the way to give it its vCPU.
+struct VcpuThread {
+    handle: JoinHandle<()>,
+    vcpu: Sender<(Vcpu, Arc<Bus>)>,
 }
 
 /// Where vCPUs stand still.
@@ -60,27 +69,21 @@ struct GateState {
 type Said = (usize, Result<VcpuState, SavingError>);
 
 impl Vcpus {
-    /// Starts a thread for each. It applies `filter` and stops before the guest's first
-    /// instruction.
+    /// Starts a thread for each. It applies `filter` and waits for its vCPU.
     pub(crate) fn start(
-        vcpus: Vec<Vcpu>,
-        bus: &Arc<Bus>,
+        count: u8,
         happenings: &Happenings,
         filter: &Filter,
     ) -> Result<Self, BuildError> {
         let gate = Arc::new(Gate::default());
-        let mut threads = Vec::with_capacity(vcpus.len());
-        for (index, mut vcpu) in vcpus.into_iter().enumerate() {
-            set_signal_mask(&vcpu.fd).map_err(BuildError::host("set a vCPU's signal mask"))?;
-            let (gate, bus) = (Arc::clone(&gate), Arc::clone(bus));
-            let (happenings, filter) = (happenings.clone(), filter.clone());
+        let mut threads = Vec::with_capacity(count.into());
+        for index in 0..count.into() {
+            let (sender, vcpu) = mpsc::channel();
+            let (gate, happenings, filter) =
+                (Arc::clone(&gate), happenings.clone(), filter.clone());
             let body = move || {
-                let begun = block_kick().and_then(|()| filter.apply());
-                let happening = match begun {
-                    Ok(()) => {
-                        gate.stand_while_closed(index, &vcpu);
-                        run(index, &mut vcpu, &bus, &gate)
-                    }
+                let happening = match block_kick().and_then(|()| filter.apply()) {
+                    Ok(()) => live(index, &vcpu, &gate),
                     Err(error) => Happening::Failed(format!("a vCPU's thread failed: {error}")),
                 };
                 gate.leave();
@@ -88,12 +91,21 @@ impl Vcpus {
             };
             let name = format!("vcpu-{index}");
             let thread = thread::Builder::new().name(name).spawn(body);
-            threads.push(thread.map_err(BuildError::host("start a vCPU's thread"))?);
+            let handle = thread.map_err(BuildError::host("start a vCPU's thread"))?;
+            threads.push(VcpuThread { handle, vcpu: sender });
         }
-        let vcpus = Self { threads, gate };
+        Ok(Self { threads, gate })
+    }
+
+    /// Gives the threads their vCPUs, and returns when all stand before the guest's next
+    /// instruction.
+    pub(crate) fn hand_over(&self, vcpus: Vec<Vcpu>, bus: &Arc<Bus>) {
+        for (thread, vcpu) in self.threads.iter().zip(vcpus) {
+            // Fails if the thread has failed, which ends the machine.
+            let _ = thread.vcpu.send((vcpu, Arc::clone(bus)));
+        }
         // Only then may the main thread say that all filters are in force.
-        vcpus.gate.wait_until_standing(vcpus.threads.len());
-        Ok(vcpus)
+        self.gate.wait_until_standing(self.threads.len());
     }
 
     /// Lets all run.
@@ -106,7 +118,7 @@ impl Vcpus {
         self.gate.close();
         for thread in &self.threads {
             // SAFETY: the thread was not joined, so its handle is good even if it has ended.
-            unsafe { libc::pthread_kill(thread.as_pthread_t(), kick_signal()) };
+            unsafe { libc::pthread_kill(thread.handle.as_pthread_t(), kick_signal()) };
         }
         self.gate.wait_until_standing(self.threads.len());
     }
@@ -188,6 +200,15 @@ impl Gate {
     }
 }
 
+/// The body of a vCPU's thread, once it is confined.
+fn live(index: usize, vcpu: &Receiver<(Vcpu, Arc<Bus>)>, gate: &Gate) -> Happening {
+    let Ok((mut vcpu, bus)) = vcpu.recv() else {
+        return Happening::Failed("the machine could not be built".to_owned());
+    };
+    gate.stand_while_closed(index, &vcpu);
+    run(index, &mut vcpu, &bus, gate)
+}
+
 /// Runs the guest until it ends or fails.
 fn run(index: usize, vcpu: &mut Vcpu, bus: &Bus, gate: &Gate) -> Happening {
     loop {
@@ -261,7 +282,7 @@ fn take_kick() {
 }
 
 /// While in `KVM_RUN`, a vCPU takes the kick and no other signal (KVM API, 4.18).
-fn set_signal_mask(vcpu: &VcpuFd) -> io::Result<()> {
+pub(super) fn set_signal_mask(vcpu: &VcpuFd) -> io::Result<()> {
     /// The kernel's `sigset_t` has 64 bits.
     #[repr(C)]
     struct SignalMask {
