@@ -1,18 +1,24 @@
 //! Plain programs in a sandbox: accounts, streams, signals, exit codes.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use costrel_agent_client::{
     AgentError, exit_code,
     wire::{EnvironmentVariable, Exited, ProcessSpec, RootAccess, run_response::Response},
 };
-use costrel_sandbox::{Sandbox, SandboxSpec};
-use costrel_tests::{Home, TestHost};
+use costrel_sandbox::{Sandbox, SandboxSpec, Saved, snapshot_facts};
+use costrel_snapshot::{Fact, Found, SnapshotKey, SnapshotStore};
+use costrel_tests::{Home, TestHost, unhurried};
 use costrel_vmm::{Exit, Memory, Saving, VcpuCount};
 
 async fn sandbox(home: &Home, root_access: RootAccess) -> Sandbox {
     let host = TestHost::new(home);
-    let spec = SandboxSpec {
+    let spec = spec(&host, root_access, Saving::Never).await;
+    Sandbox::start(&host.host, &spec).await.unwrap()
+}
+
+async fn spec(host: &TestHost, root_access: RootAccess, saving: Saving) -> SandboxSpec {
+    SandboxSpec {
         memory: Memory::mib(256).unwrap(),
         vcpus: VcpuCount::ONE,
         workload_memory_limit: Some(128 << 20),
@@ -20,9 +26,8 @@ async fn sandbox(home: &Home, root_access: RootAccess) -> Sandbox {
         root_access,
         scratch_size: 512 << 20,
         accounts: vec![],
-        saving: Saving::Never,
-    };
-    Sandbox::start(&host.host, &spec).await.unwrap()
+        saving,
+    }
 }
 
 fn shell(script: &str, user: &str) -> ProcessSpec {
@@ -145,4 +150,48 @@ async fn a_program_dies_with_its_caller() {
     let heard = run(&sandbox, shell(count, ""), &[], None).await.unwrap();
     assert_eq!(heard.stdout, "0\n", "{heard:?}");
     assert_eq!(sandbox.kill().await, Exit::Killed);
+}
+
+/// Saved once, and woken as two: what one does the other does not see, and the one that was saved
+/// goes on as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_by_wakes_as_its_own() {
+    let host = TestHost::new(&Home::shared());
+    let directory = tempfile::tempdir().unwrap();
+    let store = SnapshotStore::open(directory.path(), u64::MAX).unwrap();
+    let spec = spec(&host, RootAccess::ReadOnly, Saving::Expected).await;
+    let mut facts = snapshot_facts(&host.host, &spec).unwrap().unwrap();
+    facts.push(Fact::new("test", "standby"));
+    let key = SnapshotKey::new(facts);
+
+    let sandbox = Sandbox::start(&host.host, &spec).await.unwrap();
+    run(&sandbox, shell("echo mine >/tmp/kept", ""), &[], None).await.unwrap();
+    let draft = store.begin(&key).unwrap().unwrap();
+    let Saved { sandbox: original, outcome } = sandbox.save(&draft).await.unwrap();
+    outcome.unwrap();
+    draft.publish("").unwrap();
+    let Found::Snapshot(snapshot) = store.find(&key).unwrap() else { panic!("no snapshot") };
+
+    let stand_by = || Sandbox::stand_by(&host.host, &spec, &snapshot);
+    let (one, other) = tokio::try_join!(stand_by(), stand_by()).unwrap();
+    let (one, other) = tokio::try_join!(one.wake(), other.wake()).unwrap();
+    let script = "cat /tmp/kept; cat /tmp/other; echo x >/tmp/other; \
+        od -An -tx8 -N16 /dev/urandom; date +%s";
+    let mut random = std::collections::BTreeSet::new();
+    for sandbox in [&original, &one, &other] {
+        let heard = run(sandbox, shell(script, ""), &[], None).await.unwrap();
+        let lines: Vec<&str> = heard.stdout.lines().collect();
+        assert_eq!((lines.len(), lines[0]), (3, "mine"), "{heard:?}");
+        assert!(heard.stderr.contains("/tmp/other: No such file"), "{heard:?}");
+        assert!(random.insert(lines[1].to_owned()), "twice the same: {random:?}");
+        let (now, theirs) = (seconds(), lines[2].parse::<u64>().unwrap());
+        assert!(now.abs_diff(theirs) <= u64::from(unhurried(2)), "{theirs}, and it is {now}");
+    }
+    for sandbox in [one, other, original] {
+        assert_eq!(sandbox.kill().await, Exit::Killed);
+    }
+}
+
+fn seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
 }

@@ -8,6 +8,7 @@
 //! ```text
 //!  start ──► Sandbox ──save──► Sandbox        suspended, saved into a snapshot, resumed
 //!  restore ─────▲                             any number of times from the same snapshot
+//!  stand_by ──► Standby ──wake──► Sandbox     the same in two steps, for servers
 //! ```
 
 mod directory;
@@ -18,4 +19,4 @@ mod saving;
 pub use directory::{DirectoryError, SandboxDirectory, sweep};
 pub use record::{DiskRecord, SandboxOrigin, SandboxRecord, running};
 pub use sandbox::{BootTimes, Host, RestoreTimes, Sandbox, SandboxSpec, StartError, StartTimes};
-pub use saving::{SaveSandboxError, Saved, snapshot_facts};
+pub use saving::{SaveSandboxError, Saved, Standby, snapshot_facts};

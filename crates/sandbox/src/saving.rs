@@ -4,10 +4,12 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use costrel_agent_client::{AGENT_PORT, AgentClient, AgentError, wire::ResumeRequest};
+use costrel_rootfs::StagedDisk;
 use costrel_snapshot::{Fact, Snapshot, SnapshotDraft, copy_sparse};
 use costrel_vmm::{BootError, DialError, GuestPort, Machine, MachineError, SaveError};
 use uuid::Uuid;
@@ -73,8 +75,10 @@ impl Sandbox {
             Err(error) => Err(error.into()),
         };
         machine.resume().await?;
-        let request = ResumeRequest { clock_unix_nanos: unix_nanos(), ..ResumeRequest::default() };
-        let (agent, _) = wake(answer_limit, &*machine, &request).await?;
+        // The same one: its clock has stood still, its entropy is its own.
+        let go_on = || ResumeRequest { clock_unix_nanos: unix_nanos(), ..ResumeRequest::default() };
+        let (agent, _) =
+            reach(answer_limit, &*machine, async |agent| agent.resume(go_on()).await).await?;
         let sandbox = Self { agent, machine, directory, disks, times, answer_limit };
         Ok(Saved { sandbox, outcome })
     }
@@ -90,31 +94,93 @@ impl Sandbox {
         snapshot: &Snapshot,
     ) -> Result<Self, StartError> {
         let began = Instant::now();
-        let name = host.backend.name();
-        let restorer = host.backend.restorer().ok_or(StartError::NoRestorer { backend: name })?;
-        let directory = SandboxDirectory::create(&host.sandboxes, &Uuid::new_v4())?;
-        copy_scratch(snapshot, &directory).await.map_err(|source| BootError::Host {
-            operation: "copy the snapshot's scratch disk",
-            source,
-        })?;
-        let machine_spec = machine_spec(host, spec, &directory)?;
-        let machine = restorer.restore(&machine_spec, snapshot.files()).await?;
+        let (machine, directory) = restored(host, spec, snapshot).await?;
         let running = Instant::now();
-        SandboxRecord::new(name, &machine_spec, &*machine, SandboxOrigin::Snapshot)
-            .write(directory.path())?;
-        let request = ResumeRequest {
-            clock_unix_nanos: unix_nanos(),
-            entropy: entropy().to_vec().into(),
-            ..ResumeRequest::default()
-        };
         let limit = host.boot_limit.min(RESTORE_LIMIT);
-        let (agent, took) = wake(limit, &*machine, &request).await?;
+        let (agent, took) =
+            reach(limit, &*machine, async |agent| agent.resume(anew()).await).await?;
         let resumed = Instant::now();
         let awake = resumed.checked_sub(took).unwrap_or(running).max(running);
         let times = StartTimes::Restored(RestoreTimes { began, running, awake, resumed });
         let disks = spec.disks(host);
         Ok(Self { agent, machine, directory, disks, times, answer_limit: host.boot_limit })
     }
+
+    /// Does of a restore what need not wait for the sandbox to be wanted, which is nearly all of it:
+    /// for whoever serves many calls. The workload stands still, and so does the machine.
+    ///
+    /// # Errors
+    /// As [`Sandbox::restore`].
+    pub async fn stand_by(
+        host: &Host,
+        spec: &SandboxSpec,
+        snapshot: &Snapshot,
+    ) -> Result<Standby, StartError> {
+        let (machine, directory) = restored(host, spec, snapshot).await?;
+        let limit = host.boot_limit.min(RESTORE_LIMIT);
+        let (agent, _) = reach(limit, &*machine, async |agent| agent.describe().await).await?;
+        machine.pause().await?;
+        let disks = spec.disks(host);
+        Ok(Standby { agent, machine, directory, disks, answer_limit: host.boot_limit })
+    }
+}
+
+/// A sandbox that was restored and stands still, its agent at hand. It takes memory and no CPU time.
+#[derive(Debug)]
+pub struct Standby {
+    // In the order of `Sandbox`.
+    agent: AgentClient,
+    machine: Box<dyn Machine>,
+    directory: SandboxDirectory,
+    disks: Vec<Arc<StagedDisk>>,
+    answer_limit: Duration,
+}
+
+impl Standby {
+    /// Lets it go on, with new entropy and the host's time.
+    ///
+    /// # Errors
+    /// [`StartError`]; then nothing is left of it.
+    pub async fn wake(self) -> Result<Sandbox, StartError> {
+        let Self { agent, machine, directory, disks, answer_limit } = self;
+        let began = Instant::now();
+        machine.resume().await?;
+        let running = Instant::now();
+        let took = answer(answer_limit, &*machine, agent.resume(anew())).await?;
+        let resumed = Instant::now();
+        let awake = resumed.checked_sub(took).unwrap_or(running).max(running);
+        let times = StartTimes::Restored(RestoreTimes { began, running, awake, resumed });
+        Ok(Sandbox { agent, machine, directory, disks, times, answer_limit })
+    }
+}
+
+/// What makes a machine another one than the one that was saved.
+fn anew() -> ResumeRequest {
+    ResumeRequest {
+        clock_unix_nanos: unix_nanos(),
+        entropy: entropy().to_vec().into(),
+        ..ResumeRequest::default()
+    }
+}
+
+/// A machine that goes on from a snapshot, of which nobody knows yet.
+async fn restored(
+    host: &Host,
+    spec: &SandboxSpec,
+    snapshot: &Snapshot,
+) -> Result<(Box<dyn Machine>, SandboxDirectory), StartError> {
+    let name = host.backend.name();
+    let restorer = host.backend.restorer().ok_or(StartError::NoRestorer { backend: name })?;
+    let directory = SandboxDirectory::create(&host.sandboxes, &Uuid::new_v4())?;
+    copy_scratch(snapshot, &directory).await.map_err(|source| BootError::Host {
+        operation: "copy the snapshot's scratch disk",
+        source,
+    })?;
+    let machine_spec = machine_spec(host, spec, &directory)?;
+    let machine = restorer.restore(&machine_spec, snapshot.files()).await?;
+    SandboxRecord::new(name, &machine_spec, &*machine, SandboxOrigin::Snapshot)
+        .write(directory.path())?;
+    Ok((machine, directory))
 }
 
 async fn save_machine(
@@ -145,23 +211,22 @@ async fn blocking(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io:
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
-/// Reaches the agent of a machine that goes on, and has it let the workload go on. Says how much of
-/// the time the agent itself took.
-async fn wake(
+/// Reaches the agent of a machine that goes on, and asks it something.
+async fn reach<T>(
     limit: Duration,
     machine: &dyn Machine,
-    request: &ResumeRequest,
-) -> Result<(AgentClient, Duration), StartError> {
+    ask: impl AsyncFn(&AgentClient) -> Result<T, AgentError>,
+) -> Result<(AgentClient, T), StartError> {
     let attempts = async {
         let mut patience = FIRST_ATTEMPT;
         loop {
             let attempt = async {
                 let agent = AgentClient::connect(dial(machine).await?).await?;
-                let took = agent.resume(request.clone()).await?;
-                Ok::<_, StartError>((agent, took))
+                let answer = ask(&agent).await?;
+                Ok::<_, StartError>((agent, answer))
             };
             match tokio::time::timeout(patience, attempt).await {
-                Ok(Ok(woken)) => return Ok(woken),
+                Ok(Ok(reached)) => return Ok(reached),
                 // It answered, and it cannot.
                 Ok(Err(error)) if !is_broken_stream(&error) => return Err(error),
                 Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(2)).await,
