@@ -17,6 +17,7 @@ use crate::freezer::Freezer;
 #[derive(Clone, Debug)]
 pub(crate) struct Cgroup {
     procs: Arc<OwnedFd>,
+    members: Arc<File>,
     kill: Arc<File>,
     peak: Arc<File>,
     memory_events: Arc<File>,
@@ -44,6 +45,7 @@ impl Cgroup {
         };
         Ok(Self {
             procs: Arc::new(open("cgroup.procs", true)?.into()),
+            members: Arc::new(open("cgroup.procs", false)?),
             kill: Arc::new(open("cgroup.kill", true)?),
             peak: Arc::new(open("memory.peak", false)?),
             memory_events: Arc::new(open("memory.events", false)?),
@@ -59,6 +61,11 @@ impl Cgroup {
             return Err(io::Error::other("the machine is suspended"));
         }
         Ok(Arc::clone(&self.procs))
+    }
+
+    /// The ids of the group's processes.
+    pub(crate) fn processes(&self) -> io::Result<Vec<i32>> {
+        Ok(read_again(&self.members)?.lines().filter_map(|line| line.parse().ok()).collect())
     }
 
     /// What has its processes stand still.

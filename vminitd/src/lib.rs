@@ -26,5 +26,6 @@ mod entropy;
 mod freezer;
 mod output;
 mod reaper;
+mod reseed;
 mod root;
 mod spawn;

@@ -23,7 +23,7 @@ use rustix::{
     process::{chdir, pivot_root},
 };
 
-use crate::{accounts::Accounts, devices, disks};
+use crate::{accounts::Accounts, devices, disks, reseed};
 
 /// Why there is no root.
 #[derive(Debug, thiserror::Error)]
@@ -153,11 +153,12 @@ fn mount_inside(root: &Path, scratch: &Path, access: RootAccess) -> Result<(), R
 fn own_layer(own: &Path, lowers: &[PathBuf], request: &PrepareRequest) -> io::Result<()> {
     fs::create_dir(own)?;
     mount("tmpfs", own, "tmpfs", MountFlags::empty(), Some(c"mode=755"))?;
-    for name in ["proc", "sys", "dev", "tmp", "etc"] {
+    for name in ["proc", "sys", "dev", "tmp", "etc", "run"] {
         // A symlink or file of that name below would be hidden by ours: these must be directories.
         fs::create_dir(own.join(name))?;
     }
     fs::set_permissions(own.join("tmp"), fs::Permissions::from_mode(0o1777))?;
+    reseed::install(own)?;
     let hostname = if request.hostname.is_empty() { "localhost" } else { &request.hostname };
     let etc = own.join("etc");
     fs::write(etc.join("hostname"), format!("{hostname}\n"))?;

@@ -30,7 +30,7 @@ use crate::{
     function::FunctionService,
     processes::ProcessService,
     reaper::Reaper,
-    root,
+    reseed, root,
     transport::{Connection, Retirement},
 };
 
@@ -130,6 +130,7 @@ impl MachineService {
             entropy
                 .reseed(&request.entropy)
                 .map_err(|error| failed("reseed the random numbers", error))?;
+            reseed::tell(cgroup).map_err(|error| failed("have programs reseed theirs", error))?;
         }
         if !request.hostname.is_empty() {
             sethostname(request.hostname.as_bytes())

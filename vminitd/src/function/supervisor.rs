@@ -15,6 +15,7 @@ use crate::{
     cgroup::Cgroup,
     output::{Output, Stream},
     reaper::Ending,
+    reseed,
     spawn::{self, Spawned, Stdin},
 };
 
@@ -26,7 +27,10 @@ pub(super) async fn start(shared: &Arc<Shared>, start: StartRuntime) {
 }
 
 fn try_start(shared: &Arc<Shared>, start: StartRuntime) -> Result<(), String> {
-    let spec = start.process.unwrap_or_default();
+    let mut spec = start.process.unwrap_or_default();
+    if start.reseed {
+        reseed::enable(&mut spec.environment);
+    }
     let arguments = command(&start.bootstrap_candidates, &spec)?;
     let program = arguments.first().cloned().unwrap_or_default();
     let identity =
