@@ -36,6 +36,7 @@ pub(crate) struct SnapshotMemory {
 }
 
 const PAGE: usize = 4096;
+const ZEROS: [u8; PAGE] = [0; PAGE];
 /// How much is read at a time: little enough for a processor's cache.
 const CHUNK: usize = 256 << 10;
 
@@ -117,7 +118,8 @@ pub(crate) fn save(memory: &File, into: &File) -> io::Result<()> {
 
 /// The parts that are not zero, in whole pages.
 fn runs(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
-    let is_zero = |page: &[u8]| page.iter().all(|&byte| byte == 0);
+    // Compared as a whole, which is faster than byte by byte.
+    let is_zero = |page: &[u8]| *page == ZEROS[..page.len()];
     let mut at = 0;
     std::iter::from_fn(move || {
         let pages = |from: usize| bytes[from..].chunks(PAGE);

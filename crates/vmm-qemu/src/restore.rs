@@ -242,7 +242,40 @@ fn refused(reason: String) -> RestoreError {
 
 #[cfg(test)]
 mod tests {
+    use costrel_vmm::{Console, KernelImage, Memory, Saving, VcpuCount};
+
     use super::*;
+
+    #[test]
+    fn machines_of_a_snapshot_share_its_memory_while_there_is_one() {
+        let spec = MachineSpec {
+            vcpus: VcpuCount::ONE,
+            memory: Memory::mib(64).unwrap(),
+            kernel: KernelImage { path: "/k".into() },
+            kernel_arguments: vec![],
+            disks: vec![],
+            ports: vec![],
+            saving: Saving::Expected,
+            console: Console { path: "/c".into(), limit: 1 },
+            directory: "/d".into(),
+        };
+        let [file, other] = [0, 1].map(|_| tempfile::tempfile().unwrap());
+        for file in [&file, &other] {
+            file.set_len(64 << 20).unwrap();
+        }
+        let memories = SnapshotMemories::default();
+        let memory = memories.of(&file, &spec).unwrap();
+        assert!(Arc::ptr_eq(&memory, &memories.of(&file, &spec).unwrap()));
+        assert!(!Arc::ptr_eq(&memory, &memories.of(&other, &spec).unwrap()));
+        let weak = Arc::downgrade(&memory);
+        drop(memory);
+        assert!(weak.upgrade().is_none());
+        memories.of(&other, &spec).unwrap();
+        assert_eq!(memories.0.lock().unwrap().len(), 1, "what nobody uses is forgotten");
+        file.set_len(1).unwrap();
+        let refused = memories.of(&file, &spec).unwrap_err();
+        assert!(matches!(refused, RestoreError::Refused { .. }), "{refused:?}");
+    }
 
     #[test]
     fn finds_the_processor() {

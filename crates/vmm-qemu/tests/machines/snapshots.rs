@@ -1,6 +1,7 @@
 //! What is particular to this backend about saved machines. The rest is in the end-to-end tests.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     os::unix::fs::FileExt as _,
 };
@@ -48,12 +49,27 @@ fn both_the_saved_machine_and_restored_ones_go_on() {
         let restored = host.backend.restore(&siblings[1].spec, &files).await.unwrap();
         assert!(restored.saver().is_none(), "its memory is out of reach");
         is_there(&*restored).await;
-        let restored = prespawned.start().await.unwrap();
-        is_there(&*restored).await;
+        let prespawned = prespawned.start().await.unwrap();
+        is_there(&*prespawned).await;
+        // Both map the same copy, and neither can change it.
+        let memories = [&restored, &prespawned].map(|machine| memory_of(machine.process_id()));
+        assert_eq!(memories[0], memories[1]);
+        assert!(memories[0].iter().all(|(access, _)| access == "rw-p"), "{memories:?}");
+        let restored = prespawned;
         is_there(&*machine).await;
         assert_eq!(restored.kill().await, Exit::Killed);
         siblings[0].assert_clean();
     });
+}
+
+/// How the process maps its guest's memory, and which file that is.
+fn memory_of(process: u32) -> BTreeSet<(String, String)> {
+    let maps = fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
+    let memory = maps.lines().filter(|line| line.contains("memfd:memory"));
+    let fields = memory.map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+    let found: BTreeSet<_> = fields.map(|fields| (fields[1].clone(), fields[4].clone())).collect();
+    assert!(!found.is_empty(), "{maps}");
+    found
 }
 
 #[test]
