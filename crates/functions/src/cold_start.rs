@@ -93,7 +93,7 @@ impl Making {
             timeline.add("boot", times.booting, times.agent_ready);
             timeline.add("mount", times.agent_ready, times.prepared);
         }
-        let mut instance = self.instance(sandbox).await?;
+        let mut instance = self.instance(sandbox, saving).await?;
         instance.say_version(log::init_start);
         let began = Instant::now();
         let spec = &instance.function.spec;
@@ -142,7 +142,7 @@ impl Making {
             timeline.add("wake", times.running, times.awake);
             timeline.add("resume", times.awake, times.resumed);
         }
-        let mut instance = self.clone().instance(sandbox).await?;
+        let mut instance = self.clone().instance(sandbox, Saving::Never).await?;
         instance.say_version(log::restore_start);
         let mut failure = None;
         if Stand::of_name(snapshot.note()) == Some(Stand::RestoreNext) {
@@ -162,11 +162,19 @@ impl Making {
     }
 
     /// With a runtime of which nothing is known yet.
-    async fn instance(self, sandbox: Sandbox) -> Result<Instance, InstanceError> {
+    async fn instance(self, sandbox: Sandbox, saving: Saving) -> Result<Instance, InstanceError> {
         let session = sandbox.attach_function().await?;
         let Self { function, log } = self;
-        let runtime = RuntimeStatus::Down;
-        Ok(Instance { function, log, sandbox, session, runtime, peak_memory: 0, publishing: None })
+        Ok(Instance {
+            function,
+            log,
+            sandbox,
+            session,
+            runtime: RuntimeStatus::Down,
+            peak_memory: 0,
+            saving,
+            publishing: None,
+        })
     }
 }
 
@@ -191,7 +199,8 @@ impl Instance {
                 return Ok(self);
             }
         };
-        let Self { function, log, sandbox, session, runtime, peak_memory, publishing: _ } = self;
+        let Self { function, log, sandbox, session, runtime, peak_memory, saving, publishing: _ } =
+            self;
         drop(session);
         let Saved { sandbox, outcome } = sandbox.save(&draft).await?;
         let session = sandbox.attach_function().await?;
@@ -202,7 +211,7 @@ impl Instance {
                 None
             }
         };
-        Ok(Self { function, log, sandbox, session, runtime, peak_memory, publishing })
+        Ok(Self { function, log, sandbox, session, runtime, peak_memory, saving, publishing })
     }
 }
 

@@ -70,6 +70,8 @@ pub struct Instance {
     pub(crate) session: FunctionSession,
     pub(crate) runtime: RuntimeStatus,
     pub(crate) peak_memory: u64,
+    /// Whether instances to come go on from this one.
+    pub(crate) saving: Saving,
     /// A snapshot of it that is being completed.
     pub(crate) publishing: Option<Publishing>,
 }
@@ -209,6 +211,7 @@ impl Instance {
             process: Some(process),
             bootstrap_candidates: function.bootstraps.clone(),
             snap_start: function.spec.initialization == Initialization::SnapStart,
+            reseed: self.saving == Saving::Expected,
         };
         self.give_credentials().await?;
         self.session.start_runtime(start).await?;
