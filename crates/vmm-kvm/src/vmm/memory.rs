@@ -6,7 +6,10 @@
 //! costs an exit the first time.
 //!
 //! Of a restored machine it is the snapshot's file, mapped so that what the guest writes is its own:
-//! all machines of a snapshot share what none of them has written.
+//! all machines of a snapshot share what none of them has written. Nothing is fetched ahead. To enter
+//! 16 MiB of the file into the page tables first (`MADV_POPULATE_READ`) takes 6 ms in the lab, and
+//! the guest's first answer comes 0.7 ms earlier for it: what its 530 first touches cost is their
+//! exits. Memory copied into huge pages would save those, and would be shared with nobody.
 
 #![expect(unsafe_code, reason = "memory is mapped with an alignment, and KVM is told where it is")]
 
@@ -61,7 +64,10 @@ pub(crate) fn map_file(bytes: u64, file: &File) -> Result<GuestMemory, BuildErro
         // SAFETY: the range is within a mapping of ours alone, which this takes the place of.
         let mapped =
             unsafe { libc::mmap(address, length, PROTECTION, FLAGS, file.as_raw_fd(), offset) };
-        if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if mapped == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
     })
 }
 

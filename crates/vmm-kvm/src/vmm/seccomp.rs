@@ -1,12 +1,16 @@
 //! Which system calls each thread may make. Any other kills the process.
 
-use std::{collections::BTreeMap, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
-use super::arch::KVM_GET_DEVICE_ATTR;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
+    SeccompRule, TargetArch, sock_filter,
 };
+
+use super::arch::KVM_GET_DEVICE_ATTR;
 
 /// The filter of a kind of thread.
 #[derive(Clone, Debug)]
@@ -123,12 +127,9 @@ impl Filters {
 }
 
 fn filter(lists: &[&[i64]], special: Vec<(i64, Vec<SeccompRule>)>) -> io::Result<Filter> {
-    let mut rules: Rules = lists
-        .iter()
-        .chain([&ALL_THREADS])
-        .flat_map(|list| list.iter())
-        .map(|&call| (call, Vec::new()))
-        .collect();
+    let always: BTreeSet<i64> =
+        lists.iter().chain([&ALL_THREADS]).flat_map(|list| list.iter().copied()).collect();
+    let mut rules = Rules::new();
     // Memory may be had for anything but code.
     let not_executable = || {
         let protection = SeccompCmpOp::MaskedEq(u64::from(libc::PROT_EXEC.cast_unsigned()));
@@ -138,9 +139,7 @@ fn filter(lists: &[&[i64]], special: Vec<(i64, Vec<SeccompRule>)>) -> io::Result
     rules.insert(libc::SYS_mprotect, vec![not_executable()?]);
     rules.insert(libc::SYS_madvise, vec![argument(2, libc::MADV_DONTNEED.cast_unsigned().into())?]);
     // By which a panic ends the process.
-    rules
-        .entry(libc::SYS_tgkill)
-        .or_insert(vec![argument(2, libc::SIGABRT.cast_unsigned().into())?]);
+    rules.insert(libc::SYS_tgkill, vec![argument(2, libc::SIGABRT.cast_unsigned().into())?]);
     rules.extend(special);
     let filter = SeccompFilter::new(
         rules,
@@ -149,7 +148,68 @@ fn filter(lists: &[&[i64]], special: Vec<(i64, Vec<SeccompRule>)>) -> io::Result
         TargetArch::x86_64,
     )
     .map_err(io::Error::other)?;
-    Ok(Filter(filter.try_into().map_err(io::Error::other)?))
+    let by_arguments: BpfProgram = filter.try_into().map_err(io::Error::other)?;
+    let always: Vec<i64> = always.into_iter().collect();
+    let mut program = allow_always(&always)?;
+    program.extend(by_arguments);
+    Ok(Filter(program))
+}
+
+/// Allows these calls, which are in order, and goes on behind for all others.
+///
+/// A call is found by halving. When a thread enters a filter, the kernel tries every call that there
+/// is: that takes 0.8 ms in the lab with a filter that compares with one after the other, as
+/// seccompiler makes them.
+fn allow_always(calls: &[i64]) -> io::Result<BpfProgram> {
+    /// Where `struct seccomp_data` has them.
+    const NUMBER: u32 = 0;
+    const ARCHITECTURE: u32 = 4;
+    const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+    let mut tree = halve(calls)?;
+    let length = tree.len();
+    for (at, instruction) in tree.iter_mut().enumerate() {
+        if instruction.code == JUMP {
+            instruction.k = u32::try_from(length - at - 1).map_err(io::Error::other)?;
+        }
+    }
+    let past = u8::try_from(length + 1).map_err(io::Error::other)?;
+    let mut program = vec![
+        instruction(LOAD, 0, 0, ARCHITECTURE),
+        instruction(IF_EQUAL, 0, past, AUDIT_ARCH_X86_64),
+        instruction(LOAD, 0, 0, NUMBER),
+    ];
+    program.extend(tree);
+    Ok(program)
+}
+
+/// Allows these calls. All jumps are to lead behind it.
+fn halve(calls: &[i64]) -> io::Result<BpfProgram> {
+    const FEW: usize = 3;
+    let number = |call: i64| u32::try_from(call).map_err(io::Error::other);
+    if calls.len() <= FEW {
+        let mut program = Vec::new();
+        for &call in calls {
+            program.push(instruction(IF_EQUAL, 0, 1, number(call)?));
+            program.push(instruction(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW));
+        }
+        program.push(instruction(JUMP, 0, 0, 0));
+        return Ok(program);
+    }
+    let (below, above) = calls.split_at(calls.len() / 2);
+    let (middle, below, above) = (number(above[0])?, halve(below)?, halve(above)?);
+    let over = u8::try_from(below.len()).map_err(io::Error::other)?;
+    Ok([vec![instruction(IF_AT_LEAST, over, 0, middle)], below, above].concat())
+}
+
+/// Instructions of classic BPF (linux/bpf_common.h).
+const LOAD: u16 = 0x20;
+const JUMP: u16 = 0x05;
+const IF_EQUAL: u16 = 0x15;
+const IF_AT_LEAST: u16 = 0x35;
+const RETURN: u16 = 0x06;
+
+fn instruction(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
+    sock_filter { code, jt, jf, k }
 }
 
 /// The call with this value in its argument of that number.
@@ -197,6 +257,38 @@ mod tests {
         let [a, b, c] = arguments;
         // SAFETY: none of the calls in these tests does anything with these arguments but fail.
         unsafe { libc::syscall(number, a, b, c) };
+    }
+
+    /// What becomes of a call, by the instructions alone: how many are left to go on with, or none
+    /// if it is allowed.
+    fn left_after(program: &BpfProgram, call: u32, architecture: u32) -> Option<usize> {
+        let (mut at, mut value) = (0, 0);
+        while let Some(it) = program.get(at) {
+            at += 1;
+            match it.code {
+                LOAD => value = if it.k == 0 { call } else { architecture },
+                JUMP => at += it.k as usize,
+                RETURN => return None,
+                IF_EQUAL => at += usize::from(if value == it.k { it.jt } else { it.jf }),
+                IF_AT_LEAST => at += usize::from(if value >= it.k { it.jt } else { it.jf }),
+                other => panic!("{other:#x}"),
+            }
+        }
+        Some(at - program.len())
+    }
+
+    #[test]
+    fn calls_are_found_by_halving() {
+        const X86_64: u32 = 0xc000_003e;
+        for calls in [vec![7], vec![0, 1, 2, 3], (0..40).map(|call| call * 9).collect()] {
+            let program = allow_always(&calls).unwrap();
+            for call in (0..500).chain([0x4000_0000, u32::MAX]) {
+                let is_allowed = left_after(&program, call, X86_64).is_none();
+                assert_eq!(is_allowed, calls.contains(&i64::from(call)), "{call} in {calls:?}");
+                let elsewhere = left_after(&program, call, 0x4000_0003);
+                assert_eq!(elsewhere, Some(0), "{call} of another architecture");
+            }
+        }
     }
 
     #[test]
