@@ -16,7 +16,7 @@
 //! shows `POLLHUP`, until the host dials again; if it does so at once, the guest may miss the gap
 //! and find the new stream's bytes behind the old one's. What either side wrote and the other had
 //! not read at the time of a hang-up may be lost. So a protocol on top must be able to tell its
-//! beginning, as HTTP/2 does.
+//! beginning, as HTTP/2 does. Saving a machine hangs up on all streams.
 //!
 //! # Snapshots
 //! A machine whose spec says that it will be saved has its memory in a file that its owner shares;

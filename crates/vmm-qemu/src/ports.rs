@@ -19,7 +19,6 @@ use rustix::net::Shutdown;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::UnixStream,
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::sleep,
 };
 
@@ -33,10 +32,20 @@ pub(crate) struct Ports {
 #[derive(Debug)]
 struct Port {
     number: GuestPort,
-    free: Arc<Semaphore>,
-    /// The stream that is open, by another descriptor.
-    open: Mutex<Option<OwnedFd>>,
+    taken: Mutex<Option<Taken>>,
 }
+
+/// A port that somebody has dialled.
+#[derive(Debug)]
+struct Taken {
+    by: Arc<Claim>,
+    /// The stream, once it is there, by a descriptor of our own.
+    stream: Option<OwnedFd>,
+}
+
+/// Equal to itself alone.
+#[derive(Debug)]
+struct Claim;
 
 fn name(port: GuestPort) -> String {
     format!("port-{port}")
@@ -44,10 +53,7 @@ fn name(port: GuestPort) -> String {
 
 impl Ports {
     pub(crate) fn new(directory: &Path, ports: &[GuestPort]) -> io::Result<Self> {
-        // QEMU serves one client a port; the next would wait unseen until the first hangs up.
-        let port = |&number| {
-            Arc::new(Port { number, free: Arc::new(Semaphore::new(1)), open: Mutex::default() })
-        };
+        let port = |&number| Arc::new(Port { number, taken: Mutex::default() });
         let ports = ports.iter().map(port).collect();
         Ok(Self { directory: SocketDirectory::open(directory)?, ports })
     }
@@ -64,10 +70,10 @@ impl Ports {
         }
     }
 
-    /// Ends all streams that are open.
+    /// Ends all streams that are open. Their ports are free at once.
     pub(crate) fn hang_up(&self) {
         for port in &self.ports {
-            if let Some(stream) = &*port.open() {
+            if let Some(Taken { stream: Some(stream), .. }) = port.taken().take() {
                 // Fails where QEMU has ended, which has hung up by that.
                 let _ = rustix::net::shutdown(stream, Shutdown::Both);
             }
@@ -78,17 +84,14 @@ impl Ports {
     pub(crate) async fn dial(&self, port: GuestPort) -> Result<PortStream, DialError> {
         let declared = self.ports.iter().find(|declared| declared.number == port);
         let declared = declared.ok_or(DialError::Undeclared(port))?;
-        let permit =
-            Arc::clone(&declared.free).try_acquire_owned().map_err(|_| DialError::Busy(port))?;
+        let hold = declared.take().ok_or(DialError::Busy(port))?;
         let address = self.directory.address(&name(port));
         loop {
             match UnixStream::connect(&address).await {
                 Ok(stream) => {
-                    let second = stream.as_fd().try_clone_to_owned();
-                    let second = second.map_err(|source| DialError::Connect { port, source })?;
-                    *declared.open() = Some(second);
-                    let taken = TakenPort { port: Arc::clone(declared), _permit: permit };
-                    return Ok(PortStream { stream, _port: taken });
+                    let failed = |source| DialError::Connect { port, source };
+                    hold.keep(stream.as_fd().try_clone_to_owned().map_err(failed)?);
+                    return Ok(PortStream { stream, _hold: hold });
                 }
                 // The queue of two that QEMU keeps is full of clients that hung up already.
                 Err(source) if source.kind() == io::ErrorKind::WouldBlock => {
@@ -101,8 +104,20 @@ impl Ports {
 }
 
 impl Port {
-    fn open(&self) -> MutexGuard<'_, Option<OwnedFd>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Takes the port, if it is free: QEMU serves one client a port, and the next would wait
+    /// unseen until the first hangs up.
+    fn take(self: &Arc<Self>) -> Option<Hold> {
+        let mut taken = self.taken();
+        if taken.is_some() {
+            return None;
+        }
+        let claim = Arc::new(Claim);
+        *taken = Some(Taken { by: Arc::clone(&claim), stream: None });
+        Some(Hold { port: Arc::clone(self), claim })
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Option<Taken>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -111,18 +126,30 @@ impl Port {
 pub(crate) struct PortStream {
     // Closed before the port is free again: fields are dropped in this order.
     stream: UnixStream,
-    _port: TakenPort,
+    _hold: Hold,
 }
 
+/// What keeps a port taken, unless it was hung up.
 #[derive(Debug)]
-struct TakenPort {
+struct Hold {
     port: Arc<Port>,
-    _permit: OwnedSemaphorePermit,
+    claim: Arc<Claim>,
 }
 
-impl Drop for TakenPort {
+impl Hold {
+    fn keep(&self, stream: OwnedFd) {
+        if let Some(taken) = &mut *self.port.taken()
+            && Arc::ptr_eq(&taken.by, &self.claim)
+        {
+            taken.stream = Some(stream);
+        }
+    }
+}
+
+impl Drop for Hold {
     fn drop(&mut self) {
-        self.port.open().take();
+        // Somebody else's, perhaps, by now.
+        self.port.taken().take_if(|taken| Arc::ptr_eq(&taken.by, &self.claim));
     }
 }
 
@@ -199,6 +226,11 @@ mod tests {
         ports.hang_up();
         assert_eq!(io::Read::read(&mut accepted, &mut heard).unwrap(), 0);
         assert_eq!(second.read(&mut heard).await.unwrap(), 0);
+        let third = ports.dial(port).await.unwrap();
+        drop(second);
+        assert!(matches!(ports.dial(port).await, Err(DialError::Busy(_))), "it is the third's");
+        drop(third);
+        drop(ports.dial(port).await.unwrap());
         ports.remove();
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
     }

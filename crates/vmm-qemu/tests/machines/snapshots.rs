@@ -8,7 +8,9 @@ use std::{
 
 use costrel_vmm::{Exit, Machine, RestoreError, Restorer as _, SaveError, Saving, SnapshotFiles};
 
-use crate::host::{Conversation, Host, test};
+use costrel_vmm_process::{Leftover, end_leftover};
+
+use crate::host::{Conversation, Host, eventually, test};
 
 fn files(host: &Host) -> SnapshotFiles {
     let file = |name| {
@@ -83,7 +85,6 @@ fn a_paused_machine_can_be_saved_again_and_again() {
                 saver.save(&files(&host)).await.unwrap();
             }
             assert!(guest.is_over().await, "its stream has ended");
-            drop(guest);
             machine.resume().await.unwrap();
             assert!(matches!(saver.save(&files(&host)).await, Err(SaveError::NotPaused)));
             is_there(&*machine).await;
@@ -93,6 +94,28 @@ fn a_paused_machine_can_be_saved_again_and_again() {
         saver.save(&files).await.unwrap();
         let sibling = host.sibling();
         is_there(&*host.backend.restore(&sibling.spec, &files).await.unwrap()).await;
+    });
+}
+
+#[test]
+fn a_prespawned_process_that_is_not_wanted_or_was_killed_leaves_nothing() {
+    test(async |mut host: Host| {
+        let machine = paused(&mut host).await;
+        let files = files(&host);
+        machine.saver().unwrap().save(&files).await.unwrap();
+        let sibling = host.sibling();
+        let prespawned = host.backend.prespawn(&sibling.spec, &files).await.unwrap();
+        let qemu = sibling.qemu();
+        drop(prespawned);
+        eventually(|| !sibling.runs(qemu)).await;
+
+        let sibling = host.sibling();
+        let prespawned = host.backend.prespawn(&sibling.spec, &files).await.unwrap();
+        assert_eq!(end_leftover(&sibling.spec.directory).unwrap(), Leftover::Ended);
+        let failed = prespawned.start().await.map(drop).unwrap_err();
+        assert!(matches!(&failed, RestoreError::Boot(_)), "not the snapshot's fault: {failed:?}");
+        assert!(failed.to_string().contains("signal: 9"), "{failed}");
+        sibling.assert_clean();
     });
 }
 
