@@ -26,12 +26,13 @@
 //!   packages `uuid` and `nanoid`;
 //! - generators that a program has made itself before: `random.Random()`, `numpy`'s `default_rng()`,
 //!   Go's `math/rand`, Rust's thread-local generators, Java's `Random`, Ruby's `Random`;
-//! - OpenSSL's generator but in Python's `ssl`: in Node, where keys and TLS sessions are made by
-//!   it, and in Python's `cryptography`, which has a copy of its own. It seeds itself anew when an
-//!   hour has passed since;
+//! - OpenSSL's generator but in Python's `ssl`: in Node, where the same keys and TLS sessions are
+//!   made in every clone, and in Python's `cryptography`, which has a copy of its own. It seeds itself
+//!   anew when an hour has passed since it did last. JavaScript cannot make it do so earlier; a
+//!   native module could, by OpenSSL's `RAND_poll`;
 //! - the seed of Python's and other languages' hashes;
-//! - interpreters that leave their environment out of account (`python -I`), and a Python program
-//!   that handles signal 59 itself.
+//! - Python that leaves its environment out of account (`-I`, `-E`, `-S`), that finds another
+//!   `sitecustomize` first, or that handles signal 59 itself.
 
 use std::{fs, io, path::Path};
 
