@@ -132,6 +132,13 @@ def references():
         yield text.encode()
 
 
+def kvm_state():
+    state = (pathlib.Path(__file__).parents[2] / "crates/vmm-kvm/tests-data/state-1").read_bytes()
+    yield state
+    # Without its envelope.
+    yield state[32:]
+
+
 def virtio_block():
     for kind in range(8):
         yield bytes([kind]) + bytes([0, 0, 3, 1, 0, 0, 3, 1, 9, 9, 65, 1, 9, 10, 9, 10, 7] * 8)

@@ -79,8 +79,7 @@ impl Control {
 
     /// The two files that came with a command, state and memory.
     pub(super) fn files(&mut self) -> Option<[File; 2]> {
-        let mut files = std::mem::take(&mut self.files).into_iter();
-        Some([files.next()?, files.next()?])
+        Some([self.files.pop_front()?, self.files.pop_front()?])
     }
 
     /// False at the stream's end.
