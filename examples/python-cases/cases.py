@@ -109,20 +109,6 @@ def environment(event, context):
     }
 
 
-def unique(event, context):
-    """What must differ in each instance, however it came to be; and the time."""
-    import random
-    import uuid
-
-    return {
-        "getrandom": os.getrandom(16).hex(),
-        "uuid": str(uuid.uuid4()),
-        "random": random.random(),
-        "time": time.time(),
-        "invocations": INVOCATIONS,
-    }
-
-
 def _try_to_write(path):
     try:
         with open(path, "w") as file:

@@ -53,11 +53,14 @@ pub enum SaveSandboxError {
 }
 
 /// However slow the host is, by then a machine goes on from its snapshot or never will.
-const RESTORE_LIMIT: Duration = Duration::from_secs(20);
-/// How long the first attempt to reach the agent of a restored machine may take, the next one twice
-/// that, and so on: over a serial port, the agent may take the first one's words for those of
-/// somebody who has gone.
-const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
+const RESTORE_LIMIT: Duration = Duration::from_secs(40);
+/// How long an attempt to reach the agent may take. The first one gets through, unless the stream
+/// was cut off at the worst of moments: a serial port has no beginnings and ends of its own. So it
+/// is given time, on a host that restores many at once as well.
+const ATTEMPT: Duration = Duration::from_secs(15);
+/// How long a stream stays closed before the next one is opened: longer than an agent takes to be
+/// sure that its client has hung up.
+const PAUSE: Duration = Duration::from_millis(150);
 
 impl Sandbox {
     /// Saves the sandbox into a snapshot that is being taken, and lets it go on. Whatever holds a
@@ -218,21 +221,18 @@ async fn reach<T>(
     ask: impl AsyncFn(&AgentClient) -> Result<T, AgentError>,
 ) -> Result<(AgentClient, T), StartError> {
     let attempts = async {
-        let mut patience = FIRST_ATTEMPT;
         loop {
             let attempt = async {
                 let agent = AgentClient::connect(dial(machine).await?).await?;
                 let answer = ask(&agent).await?;
                 Ok::<_, StartError>((agent, answer))
             };
-            match tokio::time::timeout(patience, attempt).await {
+            match tokio::time::timeout(ATTEMPT, attempt).await {
                 Ok(Ok(reached)) => return Ok(reached),
                 // It answered, and it cannot.
                 Ok(Err(error)) if !is_broken_stream(&error) => return Err(error),
-                Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(2)).await,
-                Err(_) => {}
+                Ok(Err(_)) | Err(_) => tokio::time::sleep(PAUSE).await,
             }
-            patience *= 2;
         }
     };
     answer(limit, machine, attempts).await
