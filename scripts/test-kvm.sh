@@ -21,7 +21,14 @@ if (($# == 0)); then
     # …and those end-to-end tests that boot machines.
     set -- "$@" jail= isolation= sandbox= instance= machine= vsock= functions_rust= \
         bad_input=a_guest_,a_kernel_,a_kvm_,a_blob_that_rots,a_backend,no_qemu killed= functions_python= \
-        snapshots= cold_starts= hostile_guests=
+        hostile_guests= snapshots_kvm=
+    # Of what takes minutes there, one of each kind; all of it in `make test-long`.
+    if [[ -n ${COSTREL_LONG_TESTS-} ]]; then
+        set -- "$@" snapshots= cold_starts=
+    else
+        set -- "$@" snapshots=what_was,eight,files_that,another,only_a_paused,a_monitor_killed_while_it_saves \
+            cold_starts=versions::the_second,clones,damage::damage_is,hooks::run_once,killed
+    fi
 fi
 
 if ! tests/kvm-lab/kvm-lab check $memory; then

@@ -376,6 +376,7 @@ impl Saved {
     pub async fn restore(&self) -> Guest {
         let blueprint = self.blueprint();
         let machine = self.restore_in(&blueprint).await.expect("a restored machine");
+        machine.resume().await.expect("a machine that goes on");
         let mut guest = Guest { agent: None, machine, blueprint };
         guest.connect().await;
         guest

@@ -6,7 +6,7 @@ use costrel_agent_client::{
     AgentError, exit_code,
     wire::{EnvironmentVariable, Exited, ProcessSpec, RootAccess, run_response::Response},
 };
-use costrel_sandbox::{Sandbox, SandboxSpec, Saved, snapshot_facts};
+use costrel_sandbox::{Sandbox, SandboxSpec, Saved, Warmth, snapshot_facts};
 use costrel_snapshot::{Fact, Found, SnapshotKey, SnapshotStore};
 use costrel_tests::{Home, TestHost, unhurried};
 use costrel_vmm::{Exit, Memory, Saving, VcpuCount};
@@ -172,8 +172,8 @@ async fn what_stands_by_wakes_as_its_own() {
     draft.publish("").unwrap();
     let Found::Snapshot(snapshot) = store.find(&key).unwrap() else { panic!("no snapshot") };
 
-    let stand_by = || Sandbox::stand_by(&host.host, &spec, &snapshot);
-    let (one, other) = tokio::try_join!(stand_by(), stand_by()).unwrap();
+    let stand_by = |warmth| Sandbox::stand_by(&host.host, &spec, &snapshot, warmth);
+    let (one, other) = tokio::try_join!(stand_by(Warmth::Cold), stand_by(Warmth::Warm)).unwrap();
     let (one, other) = tokio::try_join!(one.wake(), other.wake()).unwrap();
     let script = "cat /tmp/kept; cat /tmp/other; echo x >/tmp/other; \
         od -An -tx8 -N16 /dev/urandom; date +%s";

@@ -264,7 +264,7 @@ async fn another_machine_s_snapshot_is_refused() {
     blueprint.spec.vcpus = costrel_vmm::VcpuCount::ONE;
     let refused = saved.restore_in(&blueprint).await.map(drop).unwrap_err();
     assert!(matches!(refused, RestoreError::Refused { .. }), "{refused:?}");
-    blueprint.spec = saved.blueprint().spec;
+    blueprint.spec.vcpus = costrel_vmm::VcpuCount::new(2).unwrap();
     blueprint.spec.disks.pop();
     let refused = saved.restore_in(&blueprint).await.map(drop).unwrap_err();
     assert!(matches!(refused, RestoreError::Refused { .. }), "{refused:?}");

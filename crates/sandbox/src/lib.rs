@@ -19,4 +19,4 @@ mod saving;
 pub use directory::{DirectoryError, SandboxDirectory, sweep};
 pub use record::{DiskRecord, SandboxOrigin, SandboxRecord, running};
 pub use sandbox::{BootTimes, Host, RestoreTimes, Sandbox, SandboxSpec, StartError, StartTimes};
-pub use saving::{SaveSandboxError, Saved, Standby, snapshot_facts};
+pub use saving::{SaveSandboxError, Saved, Standby, Warmth, snapshot_facts};

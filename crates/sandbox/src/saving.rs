@@ -98,6 +98,7 @@ impl Sandbox {
     ) -> Result<Self, StartError> {
         let began = Instant::now();
         let (machine, directory) = restored(host, spec, snapshot).await?;
+        machine.resume().await?;
         let running = Instant::now();
         let limit = host.boot_limit.min(RESTORE_LIMIT);
         let (agent, took) =
@@ -118,21 +119,40 @@ impl Sandbox {
         host: &Host,
         spec: &SandboxSpec,
         snapshot: &Snapshot,
+        warmth: Warmth,
     ) -> Result<Standby, StartError> {
         let (machine, directory) = restored(host, spec, snapshot).await?;
-        let limit = host.boot_limit.min(RESTORE_LIMIT);
-        let (agent, _) = reach(limit, &*machine, async |agent| agent.describe().await).await?;
-        machine.pause().await?;
+        let agent = match warmth {
+            Warmth::Cold => None,
+            Warmth::Warm => {
+                machine.resume().await?;
+                let limit = host.boot_limit.min(RESTORE_LIMIT);
+                let describe = async |agent: &AgentClient| agent.describe().await;
+                let (agent, _) = reach(limit, &*machine, describe).await?;
+                machine.pause().await?;
+                Some(agent)
+            }
+        };
         let disks = spec.disks(host);
         Ok(Standby { agent, machine, directory, disks, answer_limit: host.boot_limit })
     }
 }
 
-/// A sandbox that was restored and stands still, its agent at hand. It takes memory and no CPU time.
+/// How far a machine has got that stands by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Warmth {
+    /// It has not run yet. It takes little memory of its own.
+    Cold,
+    /// Its agent has answered once: what that takes of its memory is there, and under emulation its
+    /// code is translated.
+    Warm,
+}
+
+/// A sandbox that was restored and stands still. It takes memory and no CPU time.
 #[derive(Debug)]
 pub struct Standby {
     // In the order of `Sandbox`.
-    agent: AgentClient,
+    agent: Option<AgentClient>,
     machine: Box<dyn Machine>,
     directory: SandboxDirectory,
     disks: Vec<Arc<StagedDisk>>,
@@ -149,7 +169,14 @@ impl Standby {
         let began = Instant::now();
         machine.resume().await?;
         let running = Instant::now();
-        let took = answer(answer_limit, &*machine, agent.resume(anew())).await?;
+        let resume = async |agent: &AgentClient| agent.resume(anew()).await;
+        let (agent, took) = match agent {
+            Some(agent) => {
+                let took = answer(answer_limit, &*machine, resume(&agent)).await?;
+                (agent, took)
+            }
+            None => reach(answer_limit.min(RESTORE_LIMIT), &*machine, resume).await?,
+        };
         let resumed = Instant::now();
         let awake = resumed.checked_sub(took).unwrap_or(running).max(running);
         let times = StartTimes::Restored(RestoreTimes { began, running, awake, resumed });
@@ -166,7 +193,7 @@ fn anew() -> ResumeRequest {
     }
 }
 
-/// A machine that goes on from a snapshot, of which nobody knows yet.
+/// A machine that stands where the saved one stood.
 async fn restored(
     host: &Host,
     spec: &SandboxSpec,

@@ -104,7 +104,11 @@ async fn main() -> Outcome<()> {
         let began = Instant::now();
         let machine = restorer.restore(&spec, &files).await?;
         report("restored", began);
+        let wanted = Instant::now();
+        machine.resume().await?;
+        report("resume", wanted);
         answers(&*machine).await?;
+        report("resume-to-answer", wanted);
         report("restore-to-answer", began);
         let began = Instant::now();
         answers(&*machine).await?;

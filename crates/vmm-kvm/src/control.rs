@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!  backend ── Request ──────────────────► costrel-vmm       its descriptors are inherited ones
-//!          ◄── Event::Running | Refused ──                  the guest executes, or never will
+//!          ◄── Event::Running | Refused ──                  the guest executes, or never will; one
+//!                                                          from a snapshot, at the first Resume
 //!          ── Command { id, verb } ─────►                   with two descriptors to save into
 //!          ◄── Event::Answer { id, … } ──
 //!          ◄── Event::Ended ─────────────                   the last word

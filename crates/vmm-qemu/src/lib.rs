@@ -49,4 +49,3 @@ mod supervisor;
 mod tsc;
 
 pub use backend::{FindError, QemuBackend, QemuSearch, VersionError};
-pub use restore::Prespawned;

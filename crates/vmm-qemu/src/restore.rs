@@ -1,4 +1,4 @@
-//! Restores machines from a snapshot, at once or in two steps.
+//! Restores machines from a snapshot.
 
 use std::{
     collections::HashMap,
@@ -23,14 +23,6 @@ use crate::{
     save::{MigrationError, sockets},
     state::{Description, StateError, machine_text},
 };
-
-/// A QEMU that has all that it needs to be a machine of a snapshot, and waits to be told to.
-/// Dropping it ends it. It takes some MiB of memory, and no time.
-#[derive(Debug)]
-pub struct Prespawned {
-    machine: QemuMachine,
-    stream: Vec<u8>,
-}
 
 /// The memories of snapshots that machines use now: all machines of a snapshot share one.
 #[derive(Debug, Default)]
@@ -70,20 +62,28 @@ impl Restorer for QemuBackend {
         spec: &MachineSpec,
         files: &SnapshotFiles,
     ) -> Result<Box<dyn Machine>, RestoreError> {
-        self.prespawn(spec, files).await?.start().await
+        let (machine, stream) = self.launch_for(spec, files).await?;
+        match take_in(&machine, &stream).await {
+            Ok(()) => Ok(Box::new(machine)),
+            Err(error) => {
+                machine.kill().await;
+                Err(match error {
+                    MigrationError::Ended(exit) => ended(&machine, exit),
+                    MigrationError::Failed(reason) => refused(reason),
+                    MigrationError::Command(reason) => BootError::Monitor { reason }.into(),
+                })
+            }
+        }
     }
 }
 
 impl QemuBackend {
-    /// Does of a restore what need not wait for the machine to be wanted, which is most of it.
-    ///
-    /// # Errors
-    /// [`RestoreError`]; then nothing is left of it.
-    pub async fn prespawn(
+    /// A QEMU that waits for a snapshot's stream, which comes along.
+    async fn launch_for(
         &self,
         spec: &MachineSpec,
         files: &SnapshotFiles,
-    ) -> Result<Prespawned, RestoreError> {
+    ) -> Result<(QemuMachine, Vec<u8>), RestoreError> {
         let state = clone(&files.state)?;
         let read = tokio::task::spawn_blocking(move || Description::read(&state));
         let (description, stream) = in_thread(read.await)?.map_err(|error| match error {
@@ -112,7 +112,7 @@ impl QemuBackend {
             }
         });
         match checked {
-            Ok(()) => Ok(Prespawned { machine, stream }),
+            Ok(()) => Ok((machine, stream)),
             Err(error) => {
                 machine.kill().await;
                 Err(error)
@@ -136,34 +136,8 @@ impl QemuBackend {
     }
 }
 
-impl Prespawned {
-    /// Has it be the machine. Returns once the guest executes.
-    ///
-    /// # Errors
-    /// [`RestoreError`]; then nothing is left of it.
-    pub async fn start(self) -> Result<Box<dyn Machine>, RestoreError> {
-        let Self { machine, stream } = self;
-        match go_on(&machine, &stream).await {
-            Ok(()) => Ok(Box::new(machine)),
-            Err(error) => {
-                machine.kill().await;
-                Err(match error {
-                    MigrationError::Ended(exit) => ended(&machine, exit),
-                    MigrationError::Failed(reason) => refused(reason),
-                    MigrationError::Command(reason) => BootError::Monitor { reason }.into(),
-                })
-            }
-        }
-    }
-
-    /// The id of QEMU's process.
-    #[must_use]
-    pub fn process_id(&self) -> u32 {
-        self.machine.process_id()
-    }
-}
-
-async fn go_on(machine: &QemuMachine, stream: &[u8]) -> Result<(), MigrationError> {
+/// Has the machine be as it was when it was saved. It stands still.
+async fn take_in(machine: &QemuMachine, stream: &[u8]) -> Result<(), MigrationError> {
     let (mut ours, theirs) = sockets()?;
     machine.prepare_migration(theirs).await?;
     let mut status = machine.shared.qmp.migration();
@@ -174,9 +148,7 @@ async fn go_on(machine: &QemuMachine, stream: &[u8]) -> Result<(), MigrationErro
         let _ = ours.write_all(stream).await;
     };
     let (done, ()) = tokio::join!(machine.migrated(&mut status), tell);
-    done?;
-    machine.command("cont").await?;
-    Ok(())
+    done
 }
 
 /// A QEMU that ends by itself while it reads a stream does so since it cannot make sense of it.

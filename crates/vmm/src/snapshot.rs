@@ -1,4 +1,4 @@
-//! The power to save a machine, and to run any number of machines from what was saved.
+//! The power to save a machine, and to have any number of machines go on from what was saved.
 
 use std::fs::File;
 
@@ -43,10 +43,10 @@ pub trait Restorer: Send + Sync {
     /// [`BootError`] where the backend cannot find it out.
     fn compatibility(&self) -> Result<Vec<(&'static str, String)>, BootError>;
 
-    /// Starts a machine that goes on where the saved one stood. `spec` is as the saved one's but
-    /// for its directory, its console and the paths of its disks, which have the content that they
-    /// had when it was saved. Returns once the guest executes. The files may be shared by any
-    /// number of machines; none of them changes anything in them.
+    /// Makes a machine that stands where the saved one stood, paused: [`Machine::resume`] lets it go
+    /// on, which is little work then. `spec` is as the saved one's but for its directory, its
+    /// console and the paths of its disks, which have the content that they had when it was saved.
+    /// The files may be shared by any number of machines; none of them changes anything in them.
     ///
     /// # Errors
     /// [`RestoreError`]; then nothing is left of the machine.

@@ -1,7 +1,8 @@
 //! A machine's life from the guest's first instruction on: one state, owned by the main thread.
 //!
 //! ```text
-//!             Pause                        a vCPU's end, words on the console,
+//!   booted                restored
+//!     ▼      Pause          ▼              a vCPU's end, words on the console,
 //!  Running ◄─────────► Paused              a device's end, the backend's hang-up
 //!             Resume          └──────────────► Exit, the last word
 //! ```
@@ -96,8 +97,17 @@ enum State {
 impl Running {
     /// Serves the backend until the machine ends. Says how, and the console's last lines.
     pub(crate) fn live(self, control: &mut Control) -> (Exit, String) {
-        self.vcpus.resume();
-        let mut state = State::Running;
+        let mut state = match self.memory.1 {
+            Backing::Anonymous => {
+                self.vcpus.resume();
+                State::Running
+            }
+            // Restored: whoever wants it says when.
+            Backing::Snapshot => {
+                self.bus.pause();
+                State::Paused
+            }
+        };
         let exit = loop {
             if let Some(exit) = self.next_exit() {
                 break exit;

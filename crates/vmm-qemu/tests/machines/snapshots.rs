@@ -47,19 +47,19 @@ fn both_the_saved_machine_and_restored_ones_go_on() {
         is_there(&*machine).await;
 
         let siblings = [host.sibling(), host.sibling()];
-        let prespawned = host.backend.prespawn(&siblings[0].spec, &files).await.unwrap();
+        let waiting = host.backend.restore(&siblings[0].spec, &files).await.unwrap();
         let restored = host.backend.restore(&siblings[1].spec, &files).await.unwrap();
         assert!(restored.saver().is_none(), "its memory is out of reach");
+        restored.resume().await.unwrap();
         is_there(&*restored).await;
-        let prespawned = prespawned.start().await.unwrap();
-        is_there(&*prespawned).await;
+        waiting.resume().await.unwrap();
+        is_there(&*waiting).await;
         // Both map the same copy, and neither can change it.
-        let memories = [&restored, &prespawned].map(|machine| memory_of(machine.process_id()));
+        let memories = [&restored, &waiting].map(|machine| memory_of(machine.process_id()));
         assert_eq!(memories[0], memories[1]);
         assert!(memories[0].iter().all(|(access, _)| access == "rw-p"), "{memories:?}");
-        let restored = prespawned;
         is_there(&*machine).await;
-        assert_eq!(restored.kill().await, Exit::Killed);
+        assert_eq!(waiting.kill().await, Exit::Killed);
         siblings[0].assert_clean();
     });
 }
@@ -93,27 +93,28 @@ fn a_paused_machine_can_be_saved_again_and_again() {
         let files = files(&host);
         saver.save(&files).await.unwrap();
         let sibling = host.sibling();
-        is_there(&*host.backend.restore(&sibling.spec, &files).await.unwrap()).await;
+        let restored = host.backend.restore(&sibling.spec, &files).await.unwrap();
+        restored.resume().await.unwrap();
+        is_there(&*restored).await;
     });
 }
 
 #[test]
-fn a_prespawned_process_that_is_not_wanted_or_was_killed_leaves_nothing() {
+fn one_that_is_not_wanted_or_was_killed_leaves_nothing() {
     test(async |mut host: Host| {
         let machine = paused(&mut host).await;
         let files = files(&host);
         machine.saver().unwrap().save(&files).await.unwrap();
         let sibling = host.sibling();
-        let prespawned = host.backend.prespawn(&sibling.spec, &files).await.unwrap();
+        let waiting = host.backend.restore(&sibling.spec, &files).await.unwrap();
         let qemu = sibling.qemu();
-        drop(prespawned);
+        drop(waiting);
         eventually(|| !sibling.runs(qemu)).await;
 
         let sibling = host.sibling();
-        let prespawned = host.backend.prespawn(&sibling.spec, &files).await.unwrap();
+        let waiting = host.backend.restore(&sibling.spec, &files).await.unwrap();
         assert_eq!(end_leftover(&sibling.spec.directory).unwrap(), Leftover::Ended);
-        let failed = prespawned.start().await.map(drop).unwrap_err();
-        assert!(matches!(&failed, RestoreError::Boot(_)), "not the snapshot's fault: {failed:?}");
+        let failed = waiting.resume().await.unwrap_err();
         assert!(failed.to_string().contains("signal: 9"), "{failed}");
         sibling.assert_clean();
     });
