@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::cgroup::read_again;
 
-/// How long a group may take to stand still, and to go on. A process that the kernel cannot stop
+/// How long a group may take to stand still. A process that the kernel cannot stop
 /// waits for a disk: a host that is that slow has other worries.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -43,26 +43,27 @@ impl Freezer {
     /// Returns when all processes of the group stand still. If they do not, all of them go on.
     pub(crate) async fn freeze(&self) -> io::Result<()> {
         self.frozen.store(true, Ordering::Relaxed);
-        let frozen = self.change("1").await;
+        let frozen = self.stand_still().await;
         if frozen.is_err() {
-            self.thaw().await?;
+            self.thaw()?;
         }
         frozen
     }
 
-    /// Returns when no process of the group stands still any more.
-    pub(crate) async fn thaw(&self) -> io::Result<()> {
-        self.change("0").await?;
+    /// Lets all processes of the group go on, each as soon as a processor has time for it: to wait
+    /// for that would be to wait for a tick of the clock, milliseconds where every one counts.
+    pub(crate) fn thaw(&self) -> io::Result<()> {
+        rustix::io::write(&*self.freeze, b"0")?;
         self.frozen.store(false, Ordering::Relaxed);
         Ok(())
     }
 
-    async fn change(&self, to: &str) -> io::Result<()> {
-        rustix::io::write(&*self.freeze, to.as_bytes())?;
+    async fn stand_still(&self) -> io::Result<()> {
+        rustix::io::write(&*self.freeze, b"1")?;
         let reached = async {
             loop {
                 let events = read_again(&self.events)?;
-                if events.lines().any(|line| line.strip_prefix("frozen ") == Some(to)) {
+                if events.lines().any(|line| line == "frozen 1") {
                     return Ok(());
                 }
                 sleep(Duration::from_millis(1)).await;
@@ -122,7 +123,7 @@ mod tests {
         let freezer = Freezer::open(&group.0).unwrap();
         freezer.freeze().await.expect("an empty group stands still");
         assert!(freezer.is_frozen());
-        freezer.thaw().await.unwrap();
+        freezer.thaw().unwrap();
         assert!(!freezer.is_frozen());
 
         let mut child = Command::new("sh")
@@ -140,7 +141,7 @@ mod tests {
             writeln!(input, "{round}").unwrap();
             sleep(Duration::from_millis(20)).await;
             assert_eq!(rustix::io::ioctl_fionread(&output).unwrap(), 0, "it stands still");
-            freezer.thaw().await.unwrap();
+            freezer.thaw().unwrap();
             let mut line = [0; 2];
             output.read_exact(&mut line).unwrap();
             assert_eq!(&line[..], format!("{round}\n").as_bytes());
@@ -149,6 +150,6 @@ mod tests {
         freezer.freeze().await.unwrap();
         fs::write(group.0.join("cgroup.kill"), "1").unwrap();
         child.wait().unwrap();
-        freezer.thaw().await.unwrap();
+        freezer.thaw().unwrap();
     }
 }

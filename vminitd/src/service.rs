@@ -136,7 +136,7 @@ impl MachineService {
             sethostname(request.hostname.as_bytes())
                 .map_err(|error| failed("set the host name", error.into()))?;
         }
-        cgroup.freezer().thaw().await.map_err(|error| failed("let the workload go on", error))
+        cgroup.freezer().thaw().map_err(|error| failed("let the workload go on", error))
     }
 }
 
