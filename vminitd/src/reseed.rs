@@ -90,16 +90,19 @@ fn prefix(environment: &mut Vec<EnvironmentVariable>, name: &str, value: &str, s
     }
 }
 
-/// Has every process of a group that stands still seed its generators before it does anything else,
-/// if it knows how.
-pub(crate) fn tell(cgroup: &Cgroup) -> io::Result<()> {
-    for pid in cgroup.processes()? {
-        let status = fs::read_to_string(format!("/proc/{pid}/status"));
-        if status.is_ok_and(|status| has_handler(&status)) {
-            send(pid)?;
-        }
-    }
-    Ok(())
+/// Those processes of a group that know how to seed their generators anew. While the group stands
+/// still they stay the same: so they are looked for before a machine is saved, and not in each that
+/// is restored, where every millisecond counts.
+pub(crate) fn listeners(cgroup: &Cgroup) -> io::Result<Vec<Pid>> {
+    let listens = |pid: &i32| {
+        fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| has_handler(&status))
+    };
+    Ok(cgroup.processes()?.into_iter().filter(listens).filter_map(Pid::from_raw).collect())
+}
+
+/// Has processes that stand still seed their generators before they do anything else.
+pub(crate) fn tell(listeners: &[Pid]) -> io::Result<()> {
+    listeners.iter().try_for_each(|&pid| send(pid))
 }
 
 /// Whether a process, of which this is `/proc/PID/status`, has a handler for our signal. Programs
@@ -111,8 +114,7 @@ fn has_handler(status: &str) -> bool {
 }
 
 #[expect(unsafe_code, reason = "rustix knows real-time signals by the C library's numbers only")]
-fn send(pid: i32) -> io::Result<()> {
-    let Some(pid) = Pid::from_raw(pid) else { return Ok(()) };
+fn send(pid: Pid) -> io::Result<()> {
     // SAFETY: it is a signal's number, and none that the C library keeps to itself.
     let signal = unsafe { Signal::from_raw_unchecked(SIGNAL.cast_signed()) };
     match kill_process(pid, signal) {

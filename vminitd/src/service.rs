@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     path::Path,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -18,6 +18,7 @@ use costrel_agent_proto::{
     },
 };
 use rustix::{
+    process::Pid,
     system::{RebootCommand, reboot, sethostname, uname},
     time::{ClockId, Timespec, clock_gettime, clock_settime},
 };
@@ -55,7 +56,12 @@ pub async fn serve(
     let reaper = Reaper::start().map_err(ServeError::Signals)?;
     let cgroup = Arc::new(OnceLock::new());
     let started = clock_gettime(ClockId::Boottime);
-    let machine = MachineService { cgroup: Arc::clone(&cgroup), entropy: OnceLock::new(), started };
+    let machine = MachineService {
+        cgroup: Arc::clone(&cgroup),
+        entropy: OnceLock::new(),
+        listeners: Mutex::default(),
+        started,
+    };
     let functions = FunctionService::new(reaper.clone(), Arc::clone(&cgroup));
     let processes = ProcessService::new(reaper, cgroup);
     Server::builder()
@@ -74,6 +80,8 @@ struct MachineService {
     /// Both are set once the root was prepared, the cgroup last.
     cgroup: Arc<OnceLock<Cgroup>>,
     entropy: OnceLock<EntropyPool>,
+    /// Who is to be told when a machine is restored. Written when it is suspended.
+    listeners: Mutex<Vec<Pid>>,
     started: Timespec,
 }
 
@@ -112,7 +120,14 @@ impl MachineService {
 
     async fn suspend(&self) -> Result<(), Status> {
         let (cgroup, _) = self.prepared()?;
-        cgroup.freezer().freeze().await.map_err(|error| failed("stop the workload", error))
+        cgroup.freezer().freeze().await.map_err(|error| failed("stop the workload", error))?;
+        *self.listeners() = reseed::listeners(cgroup)
+            .map_err(|error| failed("look for programs with random numbers", error))?;
+        Ok(())
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, Vec<Pid>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The workload goes on last: it must not see the old clock, draw what others draw too, or run
@@ -130,7 +145,8 @@ impl MachineService {
             entropy
                 .reseed(&request.entropy)
                 .map_err(|error| failed("reseed the random numbers", error))?;
-            reseed::tell(cgroup).map_err(|error| failed("have programs reseed theirs", error))?;
+            reseed::tell(&self.listeners())
+                .map_err(|error| failed("have programs reseed theirs", error))?;
         }
         if !request.hostname.is_empty() {
             sethostname(request.hostname.as_bytes())
