@@ -17,7 +17,7 @@ limit=${COSTREL_KVM_LAB_SECONDS:-1800}
 
 if (($# == 0)); then
     # The jail, the VMM, and the agent (whose tests reap, each in a process of its own)…
-    set -- costrel-vminitd= costrel-vmm-process costrel-vmm-kvm
+    set -- costrel_vminitd= costrel-vmm-process costrel-vmm-kvm
     # …and those end-to-end tests that boot machines.
     set -- "$@" jail= isolation= sandbox= instance= machine= vsock= functions_rust= \
         bad_input=a_guest_,a_kernel_,a_kvm_,a_blob_that_rots,a_backend,no_qemu killed= functions_python= \
