@@ -3,7 +3,6 @@
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    process::Command,
     sync::Arc,
     time::Duration,
 };
@@ -13,6 +12,7 @@ use costrel_agent_client::{
     wire::{EnvironmentVariable, PrepareRequest, ProcessSpec, RootAccess, run_response::Response},
 };
 use costrel_rootfs::{StagedDisk, create_scratch};
+use costrel_snapshot::copy_sparse;
 use costrel_vmm::{
     BootError, Console, DialError, Disk, DiskAccess, DiskName, GuestPort, Machine, MachineSpec,
     Memory, RestoreError, Restorer, SaveError, Saving, SnapshotFiles, VcpuCount,
@@ -399,9 +399,8 @@ pub fn snapshot_files(directory: &Path) -> SnapshotFiles {
 
 /// With its holes, as the standard library does not.
 fn copy(from: &Path, to: &Path) {
-    let mut command = Command::new("cp");
-    let status = command.args(["--sparse=always", "--reflink=auto"]).arg(from).arg(to).status();
-    assert!(status.expect("cp").success(), "cp {} {}", from.display(), to.display());
+    let to = File::create(to).expect("a file");
+    copy_sparse(&File::open(from).expect("a file"), &to).expect("a copy");
 }
 
 fn prepare_request() -> PrepareRequest {

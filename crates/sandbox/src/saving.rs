@@ -1,9 +1,9 @@
 //! Saving a sandbox into a snapshot, and going on from one.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{File, OpenOptions},
     io,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,7 +11,7 @@ use std::{
 use costrel_agent_client::{AGENT_PORT, AgentClient, AgentError, wire::ResumeRequest};
 use costrel_rootfs::StagedDisk;
 use costrel_snapshot::{Fact, Snapshot, SnapshotDraft, copy_sparse};
-use costrel_vmm::{BootError, DialError, GuestPort, Machine, MachineError, SaveError};
+use costrel_vmm::{BootError, DialError, GuestPort, Machine, MachineError, SaveError, file_stamp};
 use uuid::Uuid;
 
 use crate::{
@@ -97,17 +97,7 @@ impl Sandbox {
         snapshot: &Snapshot,
     ) -> Result<Self, StartError> {
         let began = Instant::now();
-        let (machine, directory) = restored(host, spec, snapshot).await?;
-        machine.resume().await?;
-        let running = Instant::now();
-        let limit = host.boot_limit.min(RESTORE_LIMIT);
-        let (agent, took) =
-            reach(limit, &*machine, async |agent| agent.resume(anew()).await).await?;
-        let resumed = Instant::now();
-        let awake = resumed.checked_sub(took).unwrap_or(running).max(running);
-        let times = StartTimes::Restored(RestoreTimes { began, running, awake, resumed });
-        let disks = spec.disks(host);
-        Ok(Self { agent, machine, directory, disks, times, answer_limit: host.boot_limit })
+        Self::stand_by(host, spec, snapshot, Warmth::Cold).await?.go_on(began).await
     }
 
     /// Does of a restore what need not wait for the sandbox to be wanted, which is nearly all of it:
@@ -165,8 +155,12 @@ impl Standby {
     /// # Errors
     /// [`StartError`]; then nothing is left of it.
     pub async fn wake(self) -> Result<Sandbox, StartError> {
+        self.go_on(Instant::now()).await
+    }
+
+    /// Of a start that began then.
+    async fn go_on(self, began: Instant) -> Result<Sandbox, StartError> {
         let Self { agent, machine, directory, disks, answer_limit } = self;
-        let began = Instant::now();
         machine.resume().await?;
         let running = Instant::now();
         let resume = async |agent: &AgentClient| agent.resume(anew()).await;
@@ -287,17 +281,13 @@ fn is_broken_stream(error: &StartError) -> bool {
 /// [`StartError`] if that cannot be found out.
 pub fn snapshot_facts(host: &Host, spec: &SandboxSpec) -> Result<Option<Vec<Fact>>, StartError> {
     let Some(restorer) = host.backend.restorer() else { return Ok(None) };
-    let kernel = &host.kernel.path;
-    let metadata = fs::metadata(kernel).map_err(|source| BootError::File {
+    let path = &host.kernel.path;
+    let stamp = file_stamp(path).map_err(|source| BootError::File {
         what: "kernel",
-        path: kernel.clone(),
+        path: path.clone(),
         source,
     })?;
-    // Its length and its times stand for what is in it: to read all of it takes as long as the rest
-    // of a restore.
-    let (length, modified) = (metadata.len(), metadata.mtime());
-    let kernel =
-        format!("{} ({length} bytes, {modified}.{:09})", kernel.display(), metadata.mtime_nsec());
+    let kernel = format!("{}, {stamp}", path.display());
     let mut facts = vec![Fact::new("backend", host.backend.name())];
     facts.extend(restorer.compatibility()?.into_iter().map(|(name, value)| Fact::new(name, value)));
     facts.extend([

@@ -5,7 +5,7 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 
-use crate::sparse::extents;
+use costrel_vmm::for_each_extent;
 
 const PIECE: usize = 4096;
 const CHUNK: usize = 256 * PIECE;
@@ -17,10 +17,10 @@ pub(crate) fn of(file: &File) -> io::Result<u32> {
     let mut buffer = vec![0; CHUNK];
     // Where the next piece begins that was not looked at yet.
     let mut done = 0;
-    extents(file, |start, extent| {
+    for_each_extent(file, |start, end| {
         let piece = PIECE as u64;
         let mut at = (start / piece * piece).max(done);
-        let end = (start + extent).next_multiple_of(piece).min(length);
+        let end = end.next_multiple_of(piece).min(length);
         while at < end {
             let count = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
             file.read_exact_at(&mut buffer[..count], at)?;

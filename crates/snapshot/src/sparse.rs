@@ -1,31 +1,14 @@
-//! Files with holes: finding what is in them, and copying no more than that.
+//! Copies of files with holes.
 
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 
+use costrel_vmm::for_each_extent;
 use rustix::{
-    fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek},
+    fs::{copy_file_range, ioctl_ficlone},
     io::Errno,
 };
 
 const CHUNK: usize = 1 << 20;
-
-/// Calls `visit` with the position and length of each piece of a file that is no hole.
-pub(crate) fn extents(
-    file: &File,
-    mut visit: impl FnMut(u64, u64) -> io::Result<()>,
-) -> io::Result<()> {
-    let mut at = 0;
-    loop {
-        let start = match seek(file, SeekFrom::Data(at)) {
-            Ok(start) => start,
-            // Behind the last piece.
-            Err(Errno::NXIO) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        at = seek(file, SeekFrom::Hole(start))?;
-        visit(start, at - start)?;
-    }
-}
 
 /// Makes `to`, an empty file, a copy of `from`, holes included: by sharing the blocks where the file
 /// system can do that, else by copying what is no hole.
@@ -37,19 +20,19 @@ pub fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
         return Ok(());
     }
     to.set_len(from.metadata()?.len())?;
-    extents(from, |start, length| copy_extent(from, to, start, length))
+    for_each_extent(from, |start, end| copy_extent(from, to, start, end))
 }
 
-fn copy_extent(from: &File, to: &File, start: u64, length: u64) -> io::Result<()> {
+fn copy_extent(from: &File, to: &File, start: u64, end: u64) -> io::Result<()> {
     let (mut input, mut output) = (start, start);
-    while input < start + length {
-        let left = usize::try_from(start + length - input).unwrap_or(usize::MAX);
+    while input < end {
+        let left = usize::try_from(end - input).unwrap_or(usize::MAX);
         match copy_file_range(from, Some(&mut input), to, Some(&mut output), left) {
             // The file was cut short meanwhile.
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(_) => {}
             Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => {
-                return copy_by_hand(from, to, input, start + length);
+                return copy_by_hand(from, to, input, end);
             }
             Err(error) => return Err(error.into()),
         }
@@ -95,7 +78,7 @@ mod tests {
 
         let by_hand = tempfile::tempfile().unwrap();
         by_hand.set_len(64 << 20).unwrap();
-        extents(&from, |at, length| copy_by_hand(&from, &by_hand, at, at + length)).unwrap();
+        for_each_extent(&from, |at, end| copy_by_hand(&from, &by_hand, at, end)).unwrap();
         assert!(read(&from) == read(&by_hand));
     }
 

@@ -1,29 +1,20 @@
 //! What a snapshot depends on that its own files cannot say, or would say too late.
 
-use std::{os::unix::fs::MetadataExt as _, path::Path};
+use std::path::Path;
 
-use costrel_vmm::BootError;
+use costrel_vmm::{BootError, file_stamp};
 
 use crate::vmm::{FORMAT, processor};
 
 /// Named facts, for people and to be compared.
 pub(crate) fn compatibility(program: &Path) -> Result<Vec<(&'static str, String)>, BootError> {
     let host = |operation| move |source| BootError::Host { operation, source };
-    let metadata = std::fs::metadata(program).map_err(host("look at costrel-vmm"))?;
+    let stamp = file_stamp(program).map_err(host("look at costrel-vmm"))?;
     let (name, sum) = processor().map_err(host("ask KVM for its CPUID"))?;
     Ok(vec![
         ("format", FORMAT.to_owned()),
         // Its digest would take longer than a restore.
-        (
-            "program",
-            format!(
-                "costrel-vmm {}, {} bytes of {}.{:09}",
-                env!("CARGO_PKG_VERSION"),
-                metadata.len(),
-                metadata.mtime(),
-                metadata.mtime_nsec()
-            ),
-        ),
+        ("program", format!("costrel-vmm {}, {stamp}", env!("CARGO_PKG_VERSION"))),
         ("processor", format!("{name}, features {sum:08x}")),
     ])
 }

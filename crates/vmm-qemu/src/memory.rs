@@ -8,11 +8,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use costrel_vmm::Memory;
-use rustix::{
-    fs::{MemfdFlags, SealFlags, SeekFrom},
-    io::Errno,
-};
+use costrel_vmm::{Memory, for_each_extent};
+use rustix::fs::{MemfdFlags, SealFlags};
 
 /// What is behind a machine's memory.
 #[derive(Clone, Debug)]
@@ -137,28 +134,6 @@ fn piece(buffer: &mut [u8], at: u64, end: u64) -> &mut [u8] {
     let left = usize::try_from(end - at).unwrap_or(usize::MAX);
     let count = buffer.len().min(left);
     &mut buffer[..count]
-}
-
-/// Calls `take` for the parts of a file that are no holes.
-fn for_each_extent(
-    file: &File,
-    mut take: impl FnMut(u64, u64) -> io::Result<()>,
-) -> io::Result<()> {
-    let length = file.metadata()?.len();
-    let mut at = 0;
-    while at < length {
-        // The position that this moves is nobody's: all else names its own.
-        let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
-            Ok(start) => start,
-            // Nothing but a hole is left.
-            Err(Errno::NXIO) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        let end = rustix::fs::seek(file, SeekFrom::Hole(start))?;
-        take(start, end)?;
-        at = end;
-    }
-    Ok(())
 }
 
 fn without_name(bytes: u64) -> io::Result<File> {

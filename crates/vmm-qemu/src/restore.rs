@@ -10,7 +10,8 @@ use std::{
 
 use async_trait::async_trait;
 use costrel_vmm::{
-    BootError, Exit, Machine, MachineSpec, RestoreError, Restorer, SnapshotFiles, with_sources,
+    BootError, Exit, Machine, MachineSpec, RestoreError, Restorer, SnapshotFiles, file_stamp,
+    with_sources,
 };
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
@@ -46,13 +47,11 @@ impl Restorer for QemuBackend {
     fn compatibility(&self) -> Result<Vec<(&'static str, String)>, BootError> {
         let path = self.program();
         let host = |operation| move |source| BootError::Host { operation, source };
-        let program = fs::metadata(path).map_err(host("look at QEMU's program"))?;
-        let (seconds, nanos) = (program.mtime(), program.mtime_nsec());
-        let emulator = format!("{} {} {seconds}.{nanos:09}", path.display(), program.len());
+        let stamp = file_stamp(path).map_err(host("look at QEMU's program"))?;
         let cpus = fs::read_to_string("/proc/cpuinfo").map_err(host("read /proc/cpuinfo"))?;
         Ok(vec![
             ("format", "qemu state 1".to_owned()),
-            ("emulator", emulator),
+            ("emulator", format!("{}, {stamp}", path.display())),
             ("processor", processor(&cpus).to_owned()),
         ])
     }

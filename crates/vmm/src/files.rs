@@ -3,12 +3,25 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
 };
 
 use crate::{
     BootError, Disk, DiskAccess, KernelImage, KernelLayout, Memory,
     kernel::{self, KernelFault},
 };
+
+/// A file's length and the time of its last change, as text: what stands for its content where reading
+/// all of it would take too long.
+///
+/// # Errors
+/// What the system said.
+pub fn file_stamp(path: &Path) -> io::Result<String> {
+    let metadata = fs::metadata(path)?;
+    let (length, seconds, nanos) = (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
+    Ok(format!("{length} bytes of {seconds}.{nanos:09}"))
+}
 
 impl KernelImage {
     /// Opens a kernel for a machine with so much memory, and says how it is to be loaded.

@@ -11,16 +11,19 @@ mod isolation;
 mod kernel;
 mod machine;
 mod snapshot;
+mod sparse;
 mod spec;
 
 pub use console::ConsoleLog;
 pub use console_watch::{ConsoleWatch, LastWords, printable};
+pub use files::file_stamp;
 pub use isolation::{IsolationError, JailReport, Measure, MeasureName, Standing, Strictness};
 pub use kernel::{KernelLayout, KernelSegment};
 pub use machine::{
     Backend, BootError, ByteStream, DialError, Exit, Machine, MachineError, with_sources,
 };
 pub use snapshot::{RestoreError, Restorer, SaveError, Saver, SnapshotFiles};
+pub use sparse::for_each_extent;
 pub use spec::{
     Console, Disk, DiskAccess, DiskName, GuestPort, KernelImage, MachineSpec, Memory, Saving,
     SpecError, VcpuCount,

@@ -21,7 +21,7 @@ use super::{
     protocol::{self, RESPONSE_LIMIT},
     replies::{self, Reply},
     session::Shared,
-    state::Ended,
+    state::{Ended, Refusal, RuntimeState},
 };
 
 /// Serves connections until the executor ends.
@@ -201,15 +201,29 @@ async fn invocation_error(shared: &Shared, id: &str, request: Request<Incoming>)
 }
 
 async fn init_error(shared: &Shared, request: Request<Incoming>) -> Reply {
+    failure(shared, request, RuntimeState::init_failed, Message::InitError).await
+}
+
+async fn restore_error(shared: &Shared, request: Request<Incoming>) -> Reply {
+    failure(shared, request, RuntimeState::restore_failed, Message::RestoreError).await
+}
+
+/// The runtime reports that it cannot come to its first invocation.
+async fn failure(
+    shared: &Shared,
+    request: Request<Incoming>,
+    fail: fn(&mut RuntimeState) -> Result<(), Refusal>,
+    message: fn(ErrorReport) -> Message,
+) -> Reply {
     let report = match error_report("", request).await {
         Ok(report) => report,
         Err(reply) => return reply,
     };
-    if let Err(refusal) = shared.runtime().state.init_failed() {
+    if let Err(refusal) = fail(&mut shared.runtime().state) {
         return replies::refused(&refusal);
     }
     shared.drain_output().await;
-    shared.send(Message::InitError(report)).await;
+    shared.send(message(report)).await;
     replies::accepted()
 }
 
@@ -221,19 +235,6 @@ async fn restore_next(shared: &Shared) -> Reply {
     shared.send(Message::RestoreReady(RestoreReady {})).await;
     shared.restored().await;
     replies::restored()
-}
-
-async fn restore_error(shared: &Shared, request: Request<Incoming>) -> Reply {
-    let report = match error_report("", request).await {
-        Ok(report) => report,
-        Err(reply) => return reply,
-    };
-    if let Err(refusal) = shared.runtime().state.restore_failed() {
-        return replies::refused(&refusal);
-    }
-    shared.drain_output().await;
-    shared.send(Message::RestoreError(report)).await;
-    replies::accepted()
 }
 
 fn credentials(shared: &Shared, headers: &HeaderMap) -> Reply {
