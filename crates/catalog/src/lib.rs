@@ -1,0 +1,1 @@
+//! What functions there are: versions, aliases, layers and their settings, on disk.
