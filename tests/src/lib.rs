@@ -11,12 +11,14 @@ mod host;
 mod inputs;
 mod leftovers;
 mod seam;
+mod server;
 
 pub use costrel::{Costrel, Home, Run};
 pub use host::{TestHost, kvm_backend, kvm_works};
 pub use inputs::{example, installation, kernel, layer_zip, python_image, rust_function, vminitd};
 pub use leftovers::{processes_below, wait_until};
 pub use seam::{Blueprint, Guest, Saved, Shape, snapshot_files};
+pub use server::{Response, Server};
 
 /// Says what a test lacks that ends here. Past the harness, which would keep it to itself.
 pub fn skipped(lacking: &str) {
