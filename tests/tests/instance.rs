@@ -37,7 +37,7 @@ fn spec() -> FunctionSpec {
     FunctionSpec {
         name: "reused".into(),
         version: "$LATEST".into(),
-        invoked_arn: "arn:aws:lambda:us-east-1:000000000000:function:reused".into(),
+        account_id: "000000000000".into(),
         region: "us-east-1".into(),
         package: Package {
             image: None,
@@ -45,6 +45,9 @@ fn spec() -> FunctionSpec {
             launch: Launch::Bootstrap("provided.al2023".parse().unwrap()),
         },
         handler: None,
+        entrypoint: None,
+        command: None,
+        working_directory: None,
         layers: vec![],
         environment: vec![],
         credentials: None,
@@ -52,12 +55,14 @@ fn spec() -> FunctionSpec {
         timeout: FunctionTimeout::seconds(unhurried(4).into()).unwrap(),
         ephemeral_storage: EphemeralStorage::megabytes(512).unwrap(),
         initialization: Initialization::OnDemand,
+        host_ports: vec![],
     }
 }
 
 async fn invoke(instance: &mut Instance, event: &'static str) -> Outcome {
-    let invocation = Invocation::new(Bytes::from_static(event.as_bytes()));
-    instance.invoke(&invocation, &mut Timeline::default()).await.unwrap()
+    let arn = "arn:aws:lambda:us-east-1:000000000000:function:reused";
+    let invocation = Invocation::new(arn, Bytes::from_static(event.as_bytes()));
+    instance.invoke(&invocation, None, &mut Timeline::default()).await.unwrap()
 }
 
 fn greets(outcome: &Outcome) {

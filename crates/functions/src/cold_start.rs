@@ -16,15 +16,16 @@ use tokio::task::JoinHandle;
 use crate::{
     Initialization, Instance, InstanceError, Launch, StagedFunction, Timeline,
     init::Stand,
-    instance::{ColdStart, RuntimeStatus, sandbox_spec},
+    instance::{ColdStart, Fitness, RuntimeStatus, sandbox_spec},
     log::{self, InitPhase, LogSink},
 };
 
 /// How long a runtime's first initialisation may take, as on AWS.
 const INIT_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long it may take at least where it is to be saved, as on AWS; or as long as an invocation.
-const SNAP_START_INIT_LIMIT: Duration = Duration::from_secs(130);
+/// How long it may take at least where no invocation waits for it, as on AWS; or as long as an
+/// invocation.
+const AHEAD_INIT_LIMIT: Duration = Duration::from_secs(130);
 
 /// How long a runtime's hooks may take after a restore, as on AWS.
 const RESTORE_HOOKS_LIMIT: Duration = Duration::from_secs(10);
@@ -99,7 +100,9 @@ impl Making {
         let spec = &instance.function.spec;
         let limit = match spec.initialization {
             Initialization::OnDemand => INIT_LIMIT,
-            Initialization::SnapStart => SNAP_START_INIT_LIMIT.max(spec.timeout.as_duration()),
+            Initialization::ProvisionedConcurrency | Initialization::SnapStart => {
+                AHEAD_INIT_LIMIT.max(spec.timeout.as_duration())
+            }
         };
         let initialised = instance.initialise(began + limit).await?;
         let took = began.elapsed();
@@ -171,6 +174,7 @@ impl Making {
             sandbox,
             session,
             runtime: RuntimeStatus::Down,
+            fitness: Fitness::Fit,
             peak_memory: 0,
             saving,
             publishing: None,
@@ -199,8 +203,17 @@ impl Instance {
                 return Ok(self);
             }
         };
-        let Self { function, log, sandbox, session, runtime, peak_memory, saving, publishing: _ } =
-            self;
+        let Self {
+            function,
+            log,
+            sandbox,
+            session,
+            runtime,
+            fitness,
+            peak_memory,
+            saving,
+            publishing: _,
+        } = self;
         drop(session);
         let Saved { sandbox, outcome } = sandbox.save(&draft).await?;
         let session = sandbox.attach_function().await?;
@@ -211,7 +224,17 @@ impl Instance {
                 None
             }
         };
-        Ok(Self { function, log, sandbox, session, runtime, peak_memory, saving, publishing })
+        Ok(Self {
+            function,
+            log,
+            sandbox,
+            session,
+            runtime,
+            fitness,
+            peak_memory,
+            saving,
+            publishing,
+        })
     }
 }
 
@@ -269,7 +292,7 @@ impl StagedFunction {
         let spec = &self.spec;
         vec![
             Fact::new("function", format!("{}:{}", spec.name, spec.version)),
-            Fact::new("ARN", spec.invoked_arn.clone()),
+            Fact::new("account", format!("{}:{}", spec.region, spec.account_id)),
             Fact::new("command", format!("{:?} {:?}", self.bootstraps, self.arguments)),
             Fact::new("directory", self.working_directory.clone()),
             // Secrets are among them.

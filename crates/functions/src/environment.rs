@@ -89,7 +89,7 @@ pub(crate) fn build(
     set("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", &spec.memory.as_megabytes().to_string());
     // What was saved runs in many instances, each with a log stream of its own: so AWS names none.
     // Its client for Node.js does not start without.
-    if spec.initialization == Initialization::OnDemand || is_node(spec) {
+    if spec.initialization != Initialization::SnapStart || is_node(spec) {
         set("AWS_LAMBDA_LOG_GROUP_NAME", &format!("/aws/lambda/{}", spec.name));
         set(LOG_STREAM, log_stream);
     }
@@ -133,7 +133,9 @@ const CREDENTIALS_URI: &str = "http://127.0.0.1:9001/2021-04-23/credentials";
 pub(crate) fn credentials_token(spec: &FunctionSpec) -> String {
     let mut hasher = Hasher::new();
     hasher.field(b"credentials");
-    hasher.field(spec.invoked_arn.as_bytes());
+    for name in [&spec.region, &spec.account_id, &spec.name, &spec.version] {
+        hasher.field(name.as_bytes());
+    }
     hasher.finish().hex()
 }
 
@@ -162,7 +164,7 @@ mod tests {
         FunctionSpec {
             name: "f".into(),
             version: "$LATEST".into(),
-            invoked_arn: "arn".into(),
+            account_id: "000000000000".into(),
             region: "eu-west-1".into(),
             package: Package {
                 image: None,
@@ -170,6 +172,9 @@ mod tests {
                 launch: Launch::Bootstrap("python3.12".parse().unwrap()),
             },
             handler: None,
+            entrypoint: None,
+            command: None,
+            working_directory: None,
             layers: vec![],
             environment: environment
                 .iter()
@@ -180,6 +185,7 @@ mod tests {
             timeout: FunctionTimeout::seconds(3).unwrap(),
             ephemeral_storage: EphemeralStorage::megabytes(512).unwrap(),
             initialization: Initialization::OnDemand,
+            host_ports: vec![],
         }
     }
 

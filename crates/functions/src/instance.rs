@@ -5,35 +5,30 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use bytes::BytesMut;
 use costrel_agent_client::{
     AgentError, FunctionSession,
     wire::{
-        Account, Credentials, Exited, OutputStream, ProcessSpec, ResponseMode, RootAccess,
-        StartRuntime, guest_message::Message,
+        Account, Credentials, Exited, OutputStream, ProcessSpec, RootAccess, StartRuntime,
+        guest_message::Message,
     },
 };
 use costrel_sandbox::{Sandbox, SandboxSpec, StartError};
 use costrel_vmm::{Exit, Memory, Saving, SpecError, VcpuCount};
+use tokio::{sync::mpsc, time::timeout_at};
 
 use crate::{
     FunctionError, FunctionMemory, Initialization, Invocation, Outcome, Reply, Report,
-    StagedFunction, Timeline,
+    ResponsePart, ShutdownReason, StagedFunction, Timeline,
     cold_start::Publishing,
     environment::credentials_token,
     failure::{exit_reason, timeout_reason},
     init::{InitFailure, Stand},
     log::{self, FailureStatus, InitPhase, LogSink},
+    response::ResponseIntake,
 };
 
 /// How long a runtime that was killed may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
-
-/// The largest buffered response, in bytes. The agent enforces it; nobody trusts the agent.
-const BUFFERED_LIMIT: usize = 6_291_556;
-
-/// The largest streamed response, in bytes.
-const STREAMED_LIMIT: usize = 200 << 20;
 
 /// What kernel and agent take of a machine's memory, in MiB: it comes on top of the function's.
 const SYSTEM_MEMORY: u32 = 128;
@@ -69,6 +64,7 @@ pub struct Instance {
     pub(crate) sandbox: Sandbox,
     pub(crate) session: FunctionSession,
     pub(crate) runtime: RuntimeStatus,
+    pub(crate) fitness: Fitness,
     pub(crate) peak_memory: u64,
     /// Whether instances to come go on from this one.
     pub(crate) saving: Saving,
@@ -83,6 +79,16 @@ impl std::fmt::Debug for Instance {
             .field("runtime", &self.runtime)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether an instance may serve again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fitness {
+    Fit,
+    /// In an invocation. Where that ends half-way, it stays so: nobody knows what runs in there.
+    Busy,
+    /// What it was restored for has failed: AWS throws such a one away.
+    Spent,
 }
 
 #[derive(Clone, Debug)]
@@ -130,15 +136,37 @@ impl Instance {
         }
     }
 
+    /// Whether it may serve another invocation. A runtime that has ended, or was killed since its
+    /// time was up, is no obstacle: as on AWS, the next invocation starts it anew in the same
+    /// machine, where nothing has stayed but the contents of /tmp.
+    #[must_use]
+    pub fn is_reusable(&self) -> bool {
+        self.fitness == Fitness::Fit
+    }
+
+    /// Ends the instance as [`Instance::stop`] does, after its extensions were told why and had
+    /// their time to end.
+    pub async fn shut_down(self, reason: ShutdownReason) {
+        let _ = reason;
+        self.stop().await;
+    }
+
     /// Runs one invocation, to the runtime's readiness for the next or to the end of it.
     ///
+    /// `response`: where the response goes as it comes, for a caller who streams; it is not read
+    /// any faster than it is received there, and nobody minds if the receiver is gone. Without, it
+    /// is collected into the outcome.
+    ///
     /// # Errors
-    /// [`InstanceError`]; the function's own failures are in the outcome.
+    /// [`InstanceError`]; the function's own failures are in the outcome. The instance is of no use
+    /// after an error, nor if this is cancelled.
     pub async fn invoke(
         &mut self,
         invocation: &Invocation,
+        response: Option<mpsc::Sender<ResponsePart>>,
         timeline: &mut Timeline,
     ) -> Result<Outcome, InstanceError> {
+        self.fitness = Fitness::Busy;
         let id = &invocation.request_id;
         let spec = &self.function.spec;
         let limit = spec.timeout.as_duration();
@@ -146,13 +174,14 @@ impl Instance {
         let began = Instant::now();
         let deadline = (began + limit, SystemTime::now() + limit);
         let mut cold_start = None;
+        let mut fitness = Fitness::Fit;
         let answer = match std::mem::replace(&mut self.runtime, RuntimeStatus::Down) {
             RuntimeStatus::Ready { unreported } => {
                 cold_start = unreported;
-                self.run(invocation, deadline).await?
+                self.run(invocation, response, deadline).await?
             }
             RuntimeStatus::Down => match self.initialise_anew(deadline.0).await? {
-                Ok(()) => self.run(invocation, deadline).await?,
+                Ok(()) => self.run(invocation, response, deadline).await?,
                 Err(failure) => {
                     let status = failure.status();
                     self.log.platform(&log::init_report(
@@ -165,6 +194,7 @@ impl Instance {
                 }
             },
             RuntimeStatus::Broken(failure) => {
+                fitness = Fitness::Spent;
                 let status = failure.status();
                 let error = failure.into_error(id, FunctionError::restore_timed_out());
                 Answer { reply: Err(error), failure: Some(status) }
@@ -192,6 +222,7 @@ impl Instance {
         timeline.end("invoke", began);
         self.log.platform(&log::end(id));
         self.log.platform(&log::report(id, &report));
+        self.fitness = fitness;
         Ok(Outcome { reply: answer.reply, report })
     }
 
@@ -286,55 +317,38 @@ impl Instance {
         Ok(Err(failure))
     }
 
-    /// Hands the invocation to a runtime that is ready. The first word on its outcome counts.
+    /// Hands the invocation to a runtime that is ready.
     async fn run(
         &mut self,
         invocation: &Invocation,
+        parts: Option<mpsc::Sender<ResponsePart>>,
         (deadline, wall_deadline): (Instant, SystemTime),
     ) -> Result<Answer, InstanceError> {
         let id = &invocation.request_id;
         self.runtime = RuntimeStatus::Down;
-        self.session.invoke(invocation.to_wire(&self.function.spec, wall_deadline)).await?;
-        let mut response = ResponseBuffer::default();
-        let mut reply = None;
+        self.session.invoke(invocation.to_wire(wall_deadline)).await?;
+        let mut response = ResponseIntake::new(parts);
         loop {
-            match self.event_until(deadline).await? {
-                Some(Message::ResponseStart(start)) => {
-                    response = ResponseBuffer {
-                        limit: if start.mode() == ResponseMode::Streaming {
-                            STREAMED_LIMIT
-                        } else {
-                            BUFFERED_LIMIT
-                        },
-                        content_type: start.content_type,
-                        payload: BytesMut::new(),
-                    };
+            let Some(event) = self.event_until(deadline).await? else {
+                return self.timed_out(id, response).await;
+            };
+            // Whoever takes the response in parts may keep it waiting, and is then cut off.
+            let taken_in = match event {
+                Message::ResponseStart(start) => {
+                    timeout_at(deadline.into(), response.start(start)).await
                 }
-                Some(Message::ResponseChunk(chunk)) => {
-                    if response.payload.len() + chunk.len() > response.limit {
-                        reply.get_or_insert(Err(FunctionError::response_too_large(response.limit)));
-                    } else {
-                        response.payload.extend_from_slice(&chunk);
-                    }
+                Message::ResponseChunk(chunk) => {
+                    timeout_at(deadline.into(), response.chunk(chunk)).await
                 }
-                Some(Message::ResponseEnd(end)) => {
-                    let response = std::mem::take(&mut response);
-                    let payload = response.payload.freeze();
-                    reply.get_or_insert(if end.error_type.is_empty() {
-                        Ok(Reply { content_type: response.content_type, payload })
-                    } else {
-                        Err(FunctionError { error_type: end.error_type, payload: end.error_body })
-                    });
+                Message::ResponseEnd(end) => timeout_at(deadline.into(), response.end(end)).await,
+                Message::InvokeError(report) if report.request_id == *id => {
+                    response.failed(report);
+                    Ok(())
                 }
-                Some(Message::InvokeError(report)) if report.request_id == *id => {
-                    let error =
-                        FunctionError { error_type: report.error_type, payload: report.body };
-                    reply.get_or_insert(Err(error));
-                }
-                Some(Message::InvokeDone(done)) => {
+                Message::InvokeDone(done) => {
                     self.peak_memory = self.peak_memory.max(done.peak_memory_bytes);
                     self.runtime = RuntimeStatus::Ready { unreported: None };
-                    let reply = reply.unwrap_or_else(|| {
+                    let reply = response.into_outcome().unwrap_or_else(|| {
                         Err(FunctionError::no_runtime(
                             id,
                             "Runtime asked for the next invocation without an answer",
@@ -342,20 +356,30 @@ impl Instance {
                     });
                     return Ok(Answer { reply, failure: None });
                 }
-                Some(Message::RuntimeExited(exited)) => {
+                Message::RuntimeExited(exited) => {
                     self.peak_memory = self.peak_memory.max(exited.peak_memory_bytes);
-                    return Ok(self.exited_during(id, reply, &exited.exited.unwrap_or_default()));
+                    let exited = exited.exited.unwrap_or_default();
+                    return Ok(self.exited_during(id, response.into_outcome(), &exited));
                 }
-                Some(_) => {}
-                None => {
-                    self.kill_runtime().await?;
-                    // A response that is complete stays one, even if the runtime never came back.
-                    let limit = self.function.spec.timeout.as_duration();
-                    let reply = reply.unwrap_or_else(|| Err(FunctionError::timed_out(id, limit)));
-                    return Ok(Answer { reply, failure: Some(FailureStatus::Timeout) });
-                }
+                _ => Ok(()),
+            };
+            if taken_in.is_err() {
+                return self.timed_out(id, response).await;
             }
         }
+    }
+
+    async fn timed_out(
+        &mut self,
+        id: &str,
+        response: ResponseIntake,
+    ) -> Result<Answer, InstanceError> {
+        self.kill_runtime().await?;
+        // A response that is complete stays one, even if the runtime never came back.
+        let limit = self.function.spec.timeout.as_duration();
+        let reply =
+            response.into_outcome().unwrap_or_else(|| Err(FunctionError::timed_out(id, limit)));
+        Ok(Answer { reply, failure: Some(FailureStatus::Timeout) })
     }
 
     /// The runtime has ended in an invocation. Its next one starts it anew.
@@ -414,13 +438,6 @@ impl Instance {
             Err(_) => error.into(),
         }
     }
-}
-
-#[derive(Default)]
-struct ResponseBuffer {
-    limit: usize,
-    content_type: String,
-    payload: BytesMut,
 }
 
 /// The user and group that AWS runs functions as.

@@ -6,13 +6,15 @@ use bytes::Bytes;
 use costrel_agent_client::wire::Invoke;
 use uuid::Uuid;
 
-use crate::{FunctionError, FunctionSpec, log::FailureStatus};
+use crate::{FunctionError, log::FailureStatus};
 
 /// An invocation to make.
 #[derive(Clone, Debug)]
 pub struct Invocation {
     /// Its id, a UUID.
     pub request_id: String,
+    /// The ARN that its caller has named the function by, with the qualifier if there was one.
+    pub function_arn: String,
     /// The event, at most 6 MiB.
     pub payload: Bytes,
     /// `X-Amzn-Trace-Id`.
@@ -26,7 +28,8 @@ pub struct Invocation {
 /// What came of an invocation.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// What the caller is told.
+    /// What the caller is told. Where the response went out in parts ([`crate::ResponsePart`]), its
+    /// payload is not repeated here; an error may come after some of them.
     pub reply: Result<Reply, FunctionError>,
     /// What REPORT says.
     pub report: Report,
@@ -74,9 +77,10 @@ pub(crate) fn billed_milliseconds(duration: Duration) -> u128 {
 impl Invocation {
     /// An invocation with a new id and trace.
     #[must_use]
-    pub fn new(payload: Bytes) -> Self {
+    pub fn new(function_arn: impl Into<String>, payload: Bytes) -> Self {
         Self {
             request_id: Uuid::new_v4().to_string(),
+            function_arn: function_arn.into(),
             payload,
             trace_id: new_trace_id(),
             client_context: None,
@@ -84,12 +88,12 @@ impl Invocation {
         }
     }
 
-    pub(crate) fn to_wire(&self, spec: &FunctionSpec, deadline: SystemTime) -> Invoke {
+    pub(crate) fn to_wire(&self, deadline: SystemTime) -> Invoke {
         let deadline = deadline.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Invoke {
             request_id: self.request_id.clone(),
             deadline_unix_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
-            function_arn: spec.invoked_arn.clone(),
+            function_arn: self.function_arn.clone(),
             trace_id: self.trace_id.clone(),
             client_context: self.client_context.clone().unwrap_or_default(),
             cognito_identity: self.cognito_identity.clone().unwrap_or_default(),

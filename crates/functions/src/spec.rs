@@ -11,14 +11,20 @@ pub struct FunctionSpec {
     pub name: String,
     /// Its version: a number, or `$LATEST`.
     pub version: String,
-    /// The ARN that it is invoked by.
-    pub invoked_arn: String,
+    /// The account that it believes to belong to: 12 digits.
+    pub account_id: String,
     /// The region that it believes to be in.
     pub region: String,
     /// What it is made of.
     pub package: Package,
     /// The handler, where it has one.
     pub handler: Option<String>,
+    /// In place of the image's entry point (`ImageConfig.EntryPoint`).
+    pub entrypoint: Option<Vec<String>>,
+    /// In place of the image's command, and of the handler (`ImageConfig.Command`).
+    pub command: Option<Vec<String>>,
+    /// In place of the image's working directory (`ImageConfig.WorkingDirectory`).
+    pub working_directory: Option<String>,
     /// Layers, in order: zip files or directories, at most 5.
     pub layers: Vec<PathBuf>,
     /// Its owner's environment variables; [`crate::is_reserved`] ones are refused.
@@ -33,6 +39,8 @@ pub struct FunctionSpec {
     pub ephemeral_storage: EphemeralStorage,
     /// How its runtime is told that it is initialised.
     pub initialization: Initialization,
+    /// Ports of the host's loopback that it reaches at the same port of its own.
+    pub host_ports: Vec<u16>,
 }
 
 /// `AWS_LAMBDA_INITIALIZATION_TYPE`.
@@ -41,6 +49,8 @@ pub enum Initialization {
     /// `on-demand`: for the invocation that comes next.
     #[default]
     OnDemand,
+    /// `provisioned-concurrency`: ahead of any invocation.
+    ProvisionedConcurrency,
     /// `snap-start`: to be saved. The runtime runs its hooks before a snapshot and after a restore.
     SnapStart,
 }
@@ -51,6 +61,7 @@ impl Initialization {
     pub fn name(self) -> &'static str {
         match self {
             Self::OnDemand => "on-demand",
+            Self::ProvisionedConcurrency => "provisioned-concurrency",
             Self::SnapStart => "snap-start",
         }
     }

@@ -191,10 +191,17 @@ impl Stage {
                 (vec![], bootstraps.map(str::to_owned).to_vec(), Some(handler.to_owned()))
             }
             Launch::Entrypoint => {
-                let mut arguments =
-                    config.map(|config| config.entrypoint.clone()).unwrap_or_default();
-                let command = config.map(|config| config.cmd.clone()).unwrap_or_default();
-                let command = spec.handler.clone().map_or(command, |handler| vec![handler]);
+                let mut arguments = spec
+                    .entrypoint
+                    .clone()
+                    .or_else(|| config.map(|config| config.entrypoint.clone()))
+                    .unwrap_or_default();
+                let command = spec
+                    .command
+                    .clone()
+                    .or_else(|| spec.handler.clone().map(|handler| vec![handler]))
+                    .or_else(|| config.map(|config| config.cmd.clone()))
+                    .unwrap_or_default();
                 let handler = command.first().cloned();
                 arguments.extend(command);
                 if arguments.is_empty() {
@@ -209,7 +216,10 @@ impl Stage {
         let environment = build(&spec, handler.as_deref(), &image_environment, &log_stream)?;
         let own_directory = match spec.package.launch {
             Launch::Bootstrap(_) => None,
-            Launch::Entrypoint => config.and_then(|config| config.working_dir.clone()),
+            Launch::Entrypoint => spec
+                .working_directory
+                .clone()
+                .or_else(|| config.and_then(|config| config.working_dir.clone())),
         };
         Ok(StagedFunction {
             disks,

@@ -106,8 +106,9 @@ pub(crate) async fn run(arguments: Arguments, environment: &Environment) -> Outc
     let began = Instant::now();
     let config = Config::read(environment)?;
     // All that can be wrong with the question is looked at before any work is done for it.
-    let spec = function::describe(&arguments, environment, &config)?;
-    let mut invocation = Invocation::new(event::read(arguments.event.as_deref(), environment)?);
+    let (spec, arn) = function::describe(&arguments, environment, &config)?;
+    let mut invocation =
+        Invocation::new(arn, event::read(arguments.event.as_deref(), environment)?);
     event::context(&mut invocation, environment)?;
 
     let strictness = host::strictness(arguments.strict, environment, &config)?;
@@ -141,7 +142,7 @@ pub(crate) async fn run(arguments: Arguments, environment: &Environment) -> Outc
     let mut instance =
         Instance::start(&host, function, snapshots.as_ref(), log, &mut timeline).await?;
     host::warn_of_lacking(instance.sandbox().machine().isolation());
-    let outcome = instance.invoke(&invocation, &mut timeline).await?;
+    let outcome = instance.invoke(&invocation, None, &mut timeline).await?;
     print_reply(&outcome.reply)?;
     let agent_memory = if arguments.timings { instance.agent_memory().await } else { None };
     let stopping = Instant::now();

@@ -17,12 +17,12 @@ const DEFAULT_MEMORY_MB: u64 = 1536;
 const DEFAULT_TIMEOUT_S: u64 = 300;
 const DEFAULT_REGION: &str = "us-east-1";
 
-/// Checks all options against each other.
+/// Checks all options against each other. Says beside the function what ARN it is invoked by.
 pub(super) fn describe(
     arguments: &Arguments,
     environment: &Environment,
     config: &Config,
-) -> Result<FunctionSpec, Failure> {
+) -> Result<(FunctionSpec, String), Failure> {
     let (owners, settings) = variables(arguments, environment)?;
     let setting = |name: &str| settings.text(name);
     let number = |option: Option<u64>, name: &str, default: u64| match (option, setting(name)) {
@@ -51,16 +51,19 @@ pub(super) fn describe(
     for layer in &arguments.layers {
         exists("the layer", layer)?;
     }
-    Ok(FunctionSpec {
+    let spec = FunctionSpec {
         package: package(arguments, environment, config)?,
         name: name.to_owned(),
         version: setting("AWS_LAMBDA_FUNCTION_VERSION").unwrap_or("$LATEST").to_owned(),
-        invoked_arn: arn,
+        account_id: account.to_owned(),
         region: region.to_owned(),
         handler: arguments.handler.clone().or_else(|| {
             let variables = ["AWS_LAMBDA_FUNCTION_HANDLER", "_HANDLER"];
             variables.into_iter().find_map(setting).map(str::to_owned)
         }),
+        entrypoint: None,
+        command: None,
+        working_directory: None,
         layers: arguments.layers.clone(),
         environment: owners,
         credentials: credentials(&settings),
@@ -72,7 +75,9 @@ pub(super) fn describe(
         } else {
             Initialization::OnDemand
         },
-    })
+        host_ports: vec![],
+    };
+    Ok((spec, arn))
 }
 
 /// Parts `-e` into the function's own variables and those that are settings: what Lambda itself
