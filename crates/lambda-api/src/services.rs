@@ -1,0 +1,14 @@
+//! What the API's parts work with.
+
+use std::sync::Arc;
+
+use crate::{ApiSettings, History};
+
+/// What the API's parts work with. A clone is another handle to the same.
+#[derive(Clone)]
+pub struct Services {
+    /// How the API is set up.
+    pub settings: Arc<ApiSettings>,
+    /// The invocations of late.
+    pub history: History,
+}
