@@ -49,6 +49,7 @@ test-long: ## The slow ones: thousands of property cases, longer fault injection
 
 bench: build ## Measure, and print a table
 	@scripts/bench.py
+	@scripts/bench-serve.py
 	@scripts/bench-kvm.sh
 
 bench-kvm: build ## Only our VMM on KVM, beside others

@@ -313,4 +313,5 @@ def main():
                     measure(home, name, layout)
 
 
-main()
+if __name__ == "__main__":
+    main()
