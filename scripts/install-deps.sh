@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what Costrel needs on Debian 12 or 13 and is not there yet.
 #
-#   install-deps.sh [run] [build] [kernel] [test] [lab]     (default: all of them)
+#   install-deps.sh [run] [build] [kernel] [test] [lab] [node]     (default: all but the last)
 #
 # It looks for the commands first, so that it costs nothing, and needs neither
 # root nor the network, when all is there.
@@ -50,6 +50,13 @@ group() {
             need curl curl
             need python3 python3
             need python3-pip pip3 ;;
+        node)
+            need nodejs node
+            need npm npm
+            need libnode-dev /usr/include/node/node_api.h
+            need build-essential gcc g++ make
+            need cmake cmake
+            need python3 python3 ;;
         lab)
             need qemu-system-x86 qemu-system-x86_64
             # Debian 12's QEMU brings virtiofsd along.
@@ -60,7 +67,7 @@ group() {
             need python3 python3
             need kmod depmod ;;
         *)
-            echo "install-deps.sh: unknown group '$1' (there are: run build kernel test lab)" >&2
+            echo "install-deps.sh: unknown group '$1' (there are: run build kernel test lab node)" >&2
             exit 2 ;;
     esac
 }

@@ -41,6 +41,12 @@ pub fn python_image() -> PathBuf {
     made(target().join("test-inputs/python-image"))
 }
 
+/// An OCI layout: Node.js 22 with AWS's runtime client, on Debian's packages.
+#[must_use]
+pub fn node_image() -> PathBuf {
+    made(target().join("test-inputs/node-image"))
+}
+
 /// A zip file with a static `bootstrap` on the `lambda_runtime` crate.
 #[must_use]
 pub fn rust_function() -> PathBuf {
