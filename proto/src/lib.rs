@@ -1,4 +1,7 @@
-//! What host and guest say to each other, as gRPC: `costrel/agent/v1/agent.proto`, generated.
+//! What host and guest say to each other, as gRPC: `costrel/agent/v1/agent.proto`, generated, and
+//! how both carry a relayed connection ([`relay`]).
+
+pub mod relay;
 
 /// Version 1 of the agent's protocol.
 pub mod v1 {

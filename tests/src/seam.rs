@@ -413,5 +413,6 @@ fn prepare_request() -> PrepareRequest {
         root_access: RootAccess::ReadOnly.into(),
         accounts: vec![],
         memory_limit_bytes: 0,
+        host_ports: vec![],
     }
 }

@@ -27,6 +27,7 @@ async fn spec(host: &TestHost, root_access: RootAccess, saving: Saving) -> Sandb
         scratch_size: 512 << 20,
         accounts: vec![],
         saving,
+        host_ports: vec![],
     }
 }
 

@@ -15,7 +15,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use costrel_agent_proto::v1::{PrepareRequest, RootAccess};
+use costrel_agent_proto::{
+    relay::{HOST_ALIAS, HOST_ALIAS_ADDRESS},
+    v1::{PrepareRequest, RootAccess},
+};
 use rustix::{
     mount::{
         MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount,
@@ -166,7 +169,7 @@ fn own_layer(own: &Path, lowers: &[PathBuf], request: &PrepareRequest) -> io::Re
     fs::write(
         etc.join("hosts"),
         format!(
-            "127.0.0.1\tlocalhost{names}\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\tsandbox.localdomain sandbox\n"
+            "127.0.0.1\tlocalhost{names}\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\tsandbox.localdomain sandbox\n{HOST_ALIAS_ADDRESS}\t{HOST_ALIAS}\n"
         ),
     )?;
     fs::write(etc.join("resolv.conf"), "")?;

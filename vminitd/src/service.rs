@@ -15,6 +15,7 @@ use costrel_agent_proto::{
         agent_server::{Agent, AgentServer},
         functions_server::FunctionsServer,
         processes_server::ProcessesServer,
+        relay_server::RelayServer,
     },
 };
 use rustix::{
@@ -31,6 +32,7 @@ use crate::{
     function::FunctionService,
     processes::ProcessService,
     reaper::Reaper,
+    relay::RelayService,
     reseed, root,
     transport::{Connection, Retirement},
 };
@@ -56,10 +58,12 @@ pub async fn serve(
     let reaper = Reaper::start().map_err(ServeError::Signals)?;
     let cgroup = Arc::new(OnceLock::new());
     let started = clock_gettime(ClockId::Boottime);
+    let relay = RelayService::new();
     let machine = MachineService {
         cgroup: Arc::clone(&cgroup),
         entropy: OnceLock::new(),
         listeners: Mutex::default(),
+        relay: relay.clone(),
         started,
     };
     let functions = FunctionService::new(reaper.clone(), Arc::clone(&cgroup));
@@ -70,6 +74,7 @@ pub async fn serve(
         .add_service(AgentServer::new(machine))
         .add_service(FunctionsServer::new(functions).max_decoding_message_size(MESSAGE_LIMIT))
         .add_service(ProcessesServer::new(processes).max_decoding_message_size(MESSAGE_LIMIT))
+        .add_service(RelayServer::new(relay))
         .serve_with_incoming(connections)
         .await?;
     Ok(())
@@ -82,11 +87,12 @@ struct MachineService {
     entropy: OnceLock<EntropyPool>,
     /// Who is to be told when a machine is restored. Written when it is suspended.
     listeners: Mutex<Vec<Pid>>,
+    relay: RelayService,
     started: Timespec,
 }
 
 impl MachineService {
-    fn prepare(&self, request: &PrepareRequest) -> Result<(), Status> {
+    async fn prepare(&self, request: &PrepareRequest) -> Result<(), Status> {
         if self.cgroup.get().is_some() {
             return Err(Status::failed_precondition("the machine was prepared before"));
         }
@@ -106,6 +112,10 @@ impl MachineService {
         let cgroup = Cgroup::create(Path::new("/sys/fs/cgroup"), limit)
             .map_err(|error| failed("make the cgroup", error))?;
         root::enter(request).map_err(|error| Status::internal(error.to_string()))?;
+        self.relay
+            .listen(&request.host_ports)
+            .await
+            .map_err(|error| failed("listen at the host's ports", error))?;
         let _ = self.entropy.set(entropy);
         let _ = self.cgroup.set(cgroup);
         Ok(())
@@ -197,7 +207,7 @@ impl Agent for MachineService {
         &self,
         request: Request<PrepareRequest>,
     ) -> Result<Response<PrepareResponse>, Status> {
-        MachineService::prepare(self, request.get_ref())?;
+        MachineService::prepare(self, request.get_ref()).await?;
         Ok(Response::new(PrepareResponse {}))
     }
 

@@ -4,10 +4,11 @@ use std::{io, sync::Mutex, time::Duration};
 
 use costrel_agent_proto::{
     MESSAGE_LIMIT,
+    relay::PIECE_LIMIT,
     v1::{
         DescribeRequest, DescribeResponse, PowerOffRequest, PrepareRequest, ResumeRequest,
         SuspendRequest, agent_client::AgentClient as AgentStub, functions_client::FunctionsClient,
-        processes_client::ProcessesClient,
+        processes_client::ProcessesClient, relay_client::RelayClient,
     },
 };
 use hyper_util::rt::TokioIo;
@@ -92,6 +93,11 @@ impl AgentClient {
 
     pub(crate) fn processes(&self) -> ProcessesClient<Channel> {
         ProcessesClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_LIMIT)
+    }
+
+    pub(crate) fn relay(&self) -> RelayClient<Channel> {
+        // A piece, and what surrounds it.
+        RelayClient::new(self.channel.clone()).max_decoding_message_size(2 * PIECE_LIMIT)
     }
 
     /// Asks who answers. Waits for the agent to start.

@@ -6,8 +6,14 @@
 mod client;
 mod function;
 mod process;
+mod relay;
 
 pub use client::{AgentClient, AgentError};
-pub use costrel_agent_proto::{AGENT_PORT, v1 as wire};
+pub use costrel_agent_proto::{
+    AGENT_PORT,
+    relay::{HOST_ALIAS, HOST_ALIAS_ADDRESS},
+    v1 as wire,
+};
 pub use function::FunctionSession;
 pub use process::{Process, exit_code};
+pub use relay::{HostRelay, RELAYED_CONNECTIONS};

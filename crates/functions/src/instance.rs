@@ -465,6 +465,7 @@ pub(crate) fn sandbox_spec(
             gid: SANDBOX_GID,
         }],
         saving,
+        host_ports: function.host_ports.clone(),
     })
 }
 

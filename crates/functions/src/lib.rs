@@ -18,6 +18,7 @@ pub mod log;
 mod cold_start;
 mod environment;
 mod failure;
+mod host_ports;
 mod init;
 mod instance;
 mod invocation;
@@ -33,6 +34,7 @@ mod timeline;
 
 pub use environment::{EnvironmentError, is_reserved};
 pub use failure::FunctionError;
+pub use host_ports::TooManyHostPorts;
 pub use instance::{Instance, InstanceError};
 pub use invocation::{Invocation, Outcome, Reply, Report};
 pub use limits::{EphemeralStorage, FunctionMemory, FunctionTimeout, LimitError};

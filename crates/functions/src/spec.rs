@@ -39,7 +39,9 @@ pub struct FunctionSpec {
     pub ephemeral_storage: EphemeralStorage,
     /// How its runtime is told that it is initialised.
     pub initialization: Initialization,
-    /// Ports of the host's loopback that it reaches at the same port of its own.
+    /// Ports of the host's loopback that it reaches at the same port of its own, beside those that
+    /// its environment names in URLs and addresses of `localhost`. It can then not listen there
+    /// itself.
     pub host_ports: Vec<u16>,
 }
 

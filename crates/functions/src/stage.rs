@@ -10,10 +10,12 @@ use costrel_rootfs::{
     CodePlacement, DEFAULT_UNPACKED_LIMIT, FunctionSource, ImageLayers, LayerBlob, StageError,
     StageProgress, StagedDisk, Stager,
 };
+use costrel_sandbox::HostPort;
 
 use crate::{
-    EnvironmentError, FunctionSpec, Launch, Timeline,
+    EnvironmentError, FunctionSpec, Launch, Timeline, TooManyHostPorts,
     environment::{build, log_stream},
+    host_ports::host_ports,
 };
 
 /// Where functions are staged.
@@ -46,6 +48,9 @@ pub enum StageFunctionError {
     /// Its environment is not allowed.
     #[error(transparent)]
     Environment(#[from] EnvironmentError),
+    /// It would reach too much of this host.
+    #[error(transparent)]
+    HostPorts(#[from] TooManyHostPorts),
     /// Its image says nothing of what to run, and neither does its owner.
     #[error("the image {0} has neither an entry point nor a command")]
     NoCommand(String),
@@ -64,6 +69,8 @@ pub struct StagedFunction {
     pub(crate) bootstraps: Vec<String>,
     pub(crate) environment: Vec<EnvironmentVariable>,
     pub(crate) working_directory: String,
+    /// What of the host's loopback it reaches.
+    pub(crate) host_ports: Vec<HostPort>,
     /// The image's digest in hex, which names the runtime's version.
     pub(crate) runtime_version: Option<String>,
 }
@@ -214,6 +221,7 @@ impl Stage {
         let log_stream = log_stream(&spec.version, jiff::Timestamp::now());
         let image_environment = config.map(|config| config.env.clone()).unwrap_or_default();
         let environment = build(&spec, handler.as_deref(), &image_environment, &log_stream)?;
+        let host_ports = host_ports(&spec.environment, &spec.host_ports)?;
         let own_directory = match spec.package.launch {
             Launch::Bootstrap(_) => None,
             Launch::Entrypoint => spec
@@ -227,6 +235,7 @@ impl Stage {
             bootstraps,
             environment,
             working_directory: own_directory.unwrap_or_else(|| "/var/task".to_owned()),
+            host_ports,
             runtime_version: image.map(|image| image.manifest_digest.hex()),
             spec,
         })

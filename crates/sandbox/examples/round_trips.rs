@@ -67,6 +67,7 @@ async fn main() -> Outcome<()> {
         scratch_size: 512 << 20,
         accounts: vec![],
         saving: Saving::Never,
+        host_ports: vec![],
     };
     let sandbox = Sandbox::start(&host, &spec).await?;
     let StartTimes::Booted(times) = sandbox.times() else { return Err("it was not booted".into()) };

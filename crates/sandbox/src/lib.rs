@@ -12,11 +12,13 @@
 //! ```
 
 mod directory;
+mod host_ports;
 mod record;
 mod sandbox;
 mod saving;
 
 pub use directory::{DirectoryError, SandboxDirectory, sweep};
+pub use host_ports::{HOST_PORT_LIMIT, HostNames, HostPort};
 pub use record::{DiskRecord, SandboxOrigin, SandboxRecord, running};
 pub use sandbox::{BootTimes, Host, RestoreTimes, Sandbox, SandboxSpec, StartError, StartTimes};
 pub use saving::{SaveSandboxError, Saved, Standby, Warmth, snapshot_facts};

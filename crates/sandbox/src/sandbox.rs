@@ -8,7 +8,7 @@ use std::{
 };
 
 use costrel_agent_client::{
-    AGENT_PORT, AgentClient, AgentError, FunctionSession,
+    AGENT_PORT, AgentClient, AgentError, FunctionSession, HostRelay,
     wire::{Account, PrepareRequest, RootAccess},
 };
 use costrel_rootfs::{StageError, StagedDisk, create_scratch};
@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use crate::{
     directory::{DirectoryError, SandboxDirectory},
+    host_ports::{HOST_PORT_LIMIT, HostPort, relay},
     record::{SandboxOrigin, SandboxRecord},
 };
 
@@ -58,6 +59,9 @@ pub struct SandboxSpec {
     pub accounts: Vec<Account>,
     /// Whether it will be saved ([`Sandbox::save`]).
     pub saving: Saving,
+    /// What of the host's loopback the workload reaches: at most [`HOST_PORT_LIMIT`] ports, each
+    /// once.
+    pub host_ports: Vec<HostPort>,
 }
 
 /// Why a sandbox did not start. Nothing is left of it.
@@ -72,6 +76,11 @@ pub enum StartError {
     /// Too many disks, or the like.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// Too many ports of the host.
+    #[error(
+        "{0} ports of this host are to be reached from the sandbox: at most {HOST_PORT_LIMIT} can be"
+    )]
+    HostPorts(usize),
     /// The machine did not start.
     #[error("cannot start the virtual machine")]
     Boot(#[from] BootError),
@@ -162,6 +171,8 @@ pub struct RestoreTimes {
 #[derive(Debug)]
 pub struct Sandbox {
     // In this order: the machine goes before its directory does.
+    pub(crate) relay: Option<HostRelay>,
+    pub(crate) host_ports: Vec<HostPort>,
     pub(crate) agent: AgentClient,
     pub(crate) machine: Box<dyn Machine>,
     pub(crate) directory: SandboxDirectory,
@@ -176,6 +187,9 @@ impl Sandbox {
     /// # Errors
     /// [`StartError`].
     pub async fn start(host: &Host, spec: &SandboxSpec) -> Result<Self, StartError> {
+        if spec.host_ports.len() > HOST_PORT_LIMIT {
+            return Err(StartError::HostPorts(spec.host_ports.len()));
+        }
         let directory = SandboxDirectory::create(&host.sandboxes, &Uuid::new_v4())?;
         let scratch = scratch_path(&directory);
         // An empty sparse file: a few writes, no reason to leave the executor.
@@ -195,8 +209,16 @@ impl Sandbox {
         answer(host.boot_limit, &*machine, agent.prepare(prepare_request(spec))).await?;
         let prepared = Instant::now();
         let times = StartTimes::Booted(BootTimes { booting, agent_ready, prepared });
-        let disks = spec.disks(host);
-        Ok(Self { agent, machine, directory, disks, times, answer_limit: host.boot_limit })
+        Ok(Self {
+            relay: relay(&agent, &spec.host_ports),
+            host_ports: spec.host_ports.clone(),
+            agent,
+            machine,
+            directory,
+            disks: spec.disks(host),
+            times,
+            answer_limit: host.boot_limit,
+        })
     }
 
     /// Attaches to the machine's function.
@@ -314,6 +336,7 @@ fn prepare_request(spec: &SandboxSpec) -> PrepareRequest {
         root_access: spec.root_access.into(),
         accounts: spec.accounts.clone(),
         memory_limit_bytes: spec.workload_memory_limit.unwrap_or(0),
+        host_ports: spec.host_ports.iter().map(Into::into).collect(),
     }
 }
 

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     directory::SandboxDirectory,
+    host_ports::{HostPort, relay},
     record::{SandboxOrigin, SandboxRecord},
     sandbox::{
         Host, RestoreTimes, Sandbox, SandboxSpec, StartError, StartTimes, answer, entropy,
@@ -69,7 +70,20 @@ impl Sandbox {
     /// # Errors
     /// [`StartError`] if the machine does not go on; then nothing is left of the sandbox.
     pub async fn save(self, draft: &SnapshotDraft) -> Result<Saved, StartError> {
-        let Self { agent, machine, directory, disks, times, answer_limit } = self;
+        let Self {
+            relay: relaying,
+            host_ports,
+            agent,
+            machine,
+            directory,
+            disks,
+            times,
+            answer_limit,
+        } = self;
+        // What it carries ends here: the other end would not find it after a restore.
+        if let Some(relaying) = relaying {
+            relaying.stop().await;
+        }
         let suspended = agent.suspend().await;
         // Streams do not survive: both sides begin anew.
         drop(agent);
@@ -82,7 +96,9 @@ impl Sandbox {
         let go_on = || ResumeRequest { clock_unix_nanos: unix_nanos(), ..ResumeRequest::default() };
         let (agent, _) =
             reach(answer_limit, &*machine, async |agent| agent.resume(go_on()).await).await?;
-        let sandbox = Self { agent, machine, directory, disks, times, answer_limit };
+        let relay = relay(&agent, &host_ports);
+        let sandbox =
+            Self { relay, host_ports, agent, machine, directory, disks, times, answer_limit };
         Ok(Saved { sandbox, outcome })
     }
 
@@ -123,8 +139,14 @@ impl Sandbox {
                 Some(agent)
             }
         };
-        let disks = spec.disks(host);
-        Ok(Standby { agent, machine, directory, disks, answer_limit: host.boot_limit })
+        Ok(Standby {
+            host_ports: spec.host_ports.clone(),
+            agent,
+            machine,
+            directory,
+            disks: spec.disks(host),
+            answer_limit: host.boot_limit,
+        })
     }
 }
 
@@ -142,6 +164,7 @@ pub enum Warmth {
 #[derive(Debug)]
 pub struct Standby {
     // In the order of `Sandbox`.
+    host_ports: Vec<HostPort>,
     agent: Option<AgentClient>,
     machine: Box<dyn Machine>,
     directory: SandboxDirectory,
@@ -160,7 +183,7 @@ impl Standby {
 
     /// Of a start that began then.
     async fn go_on(self, began: Instant) -> Result<Sandbox, StartError> {
-        let Self { agent, machine, directory, disks, answer_limit } = self;
+        let Self { host_ports, agent, machine, directory, disks, answer_limit } = self;
         machine.resume().await?;
         let running = Instant::now();
         let resume = async |agent: &AgentClient| agent.resume(anew()).await;
@@ -174,7 +197,8 @@ impl Standby {
         let resumed = Instant::now();
         let awake = resumed.checked_sub(took).unwrap_or(running).max(running);
         let times = StartTimes::Restored(RestoreTimes { began, running, awake, resumed });
-        Ok(Sandbox { agent, machine, directory, disks, times, answer_limit })
+        let relay = relay(&agent, &host_ports);
+        Ok(Sandbox { relay, host_ports, agent, machine, directory, disks, times, answer_limit })
     }
 }
 
@@ -288,6 +312,8 @@ pub fn snapshot_facts(host: &Host, spec: &SandboxSpec) -> Result<Option<Vec<Fact
         source,
     })?;
     let kernel = format!("{}, {stamp}", path.display());
+    let host_ports: Vec<_> = spec.host_ports.iter().map(ToString::to_string).collect();
+    let host_ports = host_ports.join(", ");
     let mut facts = vec![Fact::new("backend", host.backend.name())];
     facts.extend(restorer.compatibility()?.into_iter().map(|(name, value)| Fact::new(name, value)));
     facts.extend([
@@ -299,6 +325,7 @@ pub fn snapshot_facts(host: &Host, spec: &SandboxSpec) -> Result<Option<Vec<Fact
         Fact::new("scratch disk", format!("{} bytes", spec.scratch_size)),
         Fact::new("root access", spec.root_access.as_str_name()),
         Fact::new("accounts", format!("{:?}", spec.accounts)),
+        Fact::new("host ports", host_ports),
     ]);
     let disks = spec.root_disks.iter().zip(1..);
     facts.extend(disks.map(|(disk, number)| Fact::new(format!("disk {number}"), disk.key().hex())));

@@ -56,6 +56,10 @@ pub(crate) struct Arguments {
     /// The size of /tmp in MB, 512 to 10240
     #[arg(long, value_name = "MB", default_value_t = 512)]
     tmp_size: u64,
+    /// A port of this host's loopback that the function may reach, at localhost and
+    /// host.costrel.internal, beside those of localhost URLs in its environment. May be repeated
+    #[arg(long = "expose-host", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    host_ports: Vec<u16>,
     /// The function's name [default: test]
     #[arg(long)]
     name: Option<String>,

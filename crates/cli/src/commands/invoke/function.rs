@@ -75,7 +75,7 @@ pub(super) fn describe(
         } else {
             Initialization::OnDemand
         },
-        host_ports: vec![],
+        host_ports: arguments.host_ports.clone(),
     };
     Ok((spec, arn))
 }
