@@ -16,3 +16,4 @@ pub use history::{History, HistoryEntry, HistoryOutcome, HistoryPhase, Invocatio
 pub use router::router;
 pub use services::Services;
 pub use settings::{ApiSettings, Token};
+pub use status::{FunctionOrigin, FunctionRow, StatusSource};

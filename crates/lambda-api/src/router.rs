@@ -6,7 +6,10 @@ use crate::{ApiError, ErrorKind, Services, control, status};
 
 /// The whole API.
 pub fn router(services: &Services) -> Router {
-    Router::new().merge(control::routes(services)).merge(status::routes(services)).fallback(unknown)
+    Router::new()
+        .merge(control::routes(services))
+        .merge(status::routes(std::sync::Arc::clone(&services.status), services.history.clone()))
+        .fallback(unknown)
 }
 
 /// What AWS says of paths that it has no operation for.

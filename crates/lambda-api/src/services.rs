@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{ApiSettings, History};
+use crate::{ApiSettings, History, StatusSource};
 
 /// What the API's parts work with. A clone is another handle to the same.
 #[derive(Clone)]
@@ -11,4 +11,6 @@ pub struct Services {
     pub settings: Arc<ApiSettings>,
     /// The invocations of late.
     pub history: History,
+    /// What the status page shows beside them.
+    pub status: Arc<dyn StatusSource>,
 }
