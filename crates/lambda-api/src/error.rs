@@ -4,6 +4,7 @@ use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
+use costrel_fleet::{InvokeError, Throttle};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value};
 
@@ -197,6 +198,48 @@ impl ApiError {
         body.insert(key.to_owned(), self.message.as_str().into());
         Value::Object(body)
     }
+}
+
+/// How long a throttled caller is asked to wait, in seconds.
+const RETRY_AFTER: u32 = 1;
+
+/// The kind of error that a caller is told of where an invocation has no outcome.
+pub(crate) fn kind_of(error: &InvokeError) -> ErrorKind {
+    match error {
+        InvokeError::Throttled(_) => ErrorKind::TooManyRequests,
+        // It will never run on this host, however often it is tried: no error of the kind that SDKs
+        // retry.
+        InvokeError::OversizedForHost { .. } => ErrorKind::InvalidParameterValue,
+        InvokeError::Staging(_) => ErrorKind::ResourceNotReady,
+        InvokeError::Instance(_) | InvokeError::Draining | InvokeError::Lost => ErrorKind::Service,
+    }
+}
+
+impl From<InvokeError> for ApiError {
+    fn from(error: InvokeError) -> Self {
+        match &error {
+            InvokeError::Throttled(Throttle::ReservedConcurrency) => {
+                Self::throttled("ReservedFunctionConcurrentInvocationLimitExceeded", RETRY_AFTER)
+            }
+            // AWS has no memory to run short of. It is the same to callers: too many at a time.
+            InvokeError::Throttled(Throttle::AccountConcurrency | Throttle::QueueFull) => {
+                Self::throttled("ConcurrentInvocationLimitExceeded", RETRY_AFTER)
+            }
+            _ => Self::new(kind_of(&error), chain(&error)),
+        }
+    }
+}
+
+/// An error with its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text += ": ";
+        text += &error.to_string();
+        source = error.source();
+    }
+    text
 }
 
 impl IntoResponse for ApiError {

@@ -22,6 +22,10 @@ pub enum InvocationMode {
 }
 
 impl InvocationMode {
+    /// All of them.
+    pub(crate) const ALL: [Self; 4] =
+        [Self::RequestResponse, Self::Event, Self::ResponseStream, Self::Url];
+
     /// Its name, in lower case with underscores.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -79,6 +83,8 @@ pub struct HistoryEntry {
     pub phases: Vec<HistoryPhase>,
     /// Its `X-Amzn-Trace-Id`.
     pub trace_id: String,
+    /// Whether that was made here, for want of one.
+    pub is_trace_own: bool,
 }
 
 /// The invocations of late: so many, then the oldest goes. A clone is another handle to the same.
@@ -137,6 +143,7 @@ mod tests {
             outcome: HistoryOutcome::Succeeded,
             phases: Vec::new(),
             trace_id: String::new(),
+            is_trace_own: true,
         }
     }
 

@@ -3,17 +3,44 @@
 //! [`router`] puts the parts together, over [`Services`]; each part has a module of its own and
 //! knows nothing of the others. An error of any of them reaches its caller as an [`ApiError`].
 
+mod body;
+
 mod control;
+mod data_plane;
+mod docker_lambda;
 mod error;
+mod event_stream;
+mod front;
+mod guard;
 mod history;
+mod invoke;
+mod invoker;
+mod metrics;
+mod recorder;
+mod rie;
 mod router;
+mod server;
 mod services;
 mod settings;
+mod signature;
+mod spans;
 mod status;
+#[cfg(test)]
+mod testing;
+mod trace;
+mod url;
 
+pub use docker_lambda::docker_lambda_router;
 pub use error::{ApiError, ErrorKind};
+pub use front::Connection;
 pub use history::{History, HistoryEntry, HistoryOutcome, HistoryPhase, InvocationMode};
+pub use invoker::{Callable, FunctionUrl, Invoker, UrlAuth, UrlCors, UrlMode};
+pub use metrics::{EventBacklog, GaugeSource, Gauges, Metrics};
+pub use recorder::Recorder;
+pub use rie::rie_router;
 pub use router::router;
+pub use server::{BindError, Remote, Server, ServerLimits};
 pub use services::Services;
 pub use settings::{ApiSettings, Token};
+pub use spans::{SpanSettings, Spans, SpansError};
 pub use status::{FunctionOrigin, FunctionRow, StatusSource};

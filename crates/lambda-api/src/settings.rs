@@ -9,6 +9,8 @@ pub struct ApiSettings {
     pub region: String,
     /// What every call must prove to know; [`None`]: calls from this host are trusted.
     pub token: Option<Token>,
+    /// Names that guests know this host by: their calls bear them.
+    pub host_aliases: Vec<String>,
 }
 
 /// A secret of whoever may call. It is never printed.

@@ -97,6 +97,7 @@ fn entry(request_id: &str, function: &str) -> HistoryEntry {
             phase("invoke", 750, 250),
         ],
         trace_id: EVIL.to_owned(),
+        is_trace_own: false,
     }
 }
 

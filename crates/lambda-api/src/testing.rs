@@ -1,0 +1,1 @@
+//! Functions without machines, for the tests of what is above them.
