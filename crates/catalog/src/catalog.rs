@@ -121,7 +121,7 @@ impl Catalog {
         let signing = Records::open(root.join("signing"))?;
         let mut state = State::default();
         for record in functions.read_all::<FunctionRecord>()? {
-            state.insert(false, Arc::new(record));
+            state.insert(false, &Arc::new(record));
         }
         for record in layers.read_all::<LayerRecord>()? {
             state.layers.insert(record.name.clone(), Arc::new(record));
@@ -282,7 +282,7 @@ impl Catalog {
             self.inner.functions.write(&record.name, &record)?;
         }
         let record = Arc::new(record);
-        let old = self.update_state(|state| state.insert(declared, Arc::clone(&record)));
+        let old = self.update_state(|state| state.insert(declared, &record));
         self.provision_anew(old.as_deref(), Some(&record));
         self.notify(&record.name);
         if let Some(old) = old {
@@ -345,10 +345,10 @@ impl State {
     pub(crate) fn insert(
         &mut self,
         declared: bool,
-        record: Arc<FunctionRecord>,
+        record: &Arc<FunctionRecord>,
     ) -> Option<Arc<FunctionRecord>> {
         let functions = if declared { &mut self.declared } else { &mut self.functions };
-        let old = functions.insert(Arc::clone(&record.name), Arc::clone(&record));
+        let old = functions.insert(Arc::clone(&record.name), Arc::clone(record));
         for url in old.iter().flat_map(|old| old.urls.values()) {
             self.urls.remove(&url.id);
         }

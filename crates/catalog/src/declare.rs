@@ -77,7 +77,7 @@ impl Catalog {
                 state.remove(true, name);
             }
             for record in &changed {
-                state.insert(true, Arc::clone(record));
+                state.insert(true, record);
             }
         });
         let names = gone.iter().map(|(name, _)| name).chain(changed.iter().map(|new| &new.name));

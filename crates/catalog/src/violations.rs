@@ -5,8 +5,8 @@ use std::fmt;
 /// A member of a request that is out of its bounds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Violation {
-    /// Its value, as it was given.
-    pub value: String,
+    /// Its value, as it was given; none where it is missing.
+    pub value: Option<String>,
     /// Its path, such as `memorySize`.
     pub member: String,
     /// What it has to satisfy.
@@ -26,10 +26,11 @@ impl fmt::Display for Violations {
         for (index, violation) in self.0.iter().enumerate() {
             let Violation { value, member, constraint } = violation;
             let separator = if index == 0 { "" } else { "; " };
+            let value = value.as_ref().map_or("null".to_owned(), |value| format!("'{value}'"));
             write!(
                 f,
-                "{separator}Value '{value}' at '{member}' failed to satisfy constraint: Member \
-                 must {constraint}"
+                "{separator}Value {value} at '{member}' failed to satisfy constraint: Member must \
+                 {constraint}"
             )?;
         }
         Ok(())
@@ -54,10 +55,21 @@ impl Violations {
     /// Notes one; `constraint` goes on after "Member must ".
     pub fn add(&mut self, member: &str, value: impl fmt::Display, constraint: impl Into<String>) {
         self.0.push(Violation {
-            value: value.to_string(),
+            value: Some(value.to_string()),
             member: member.to_owned(),
             constraint: constraint.into(),
         });
+    }
+
+    /// A member that has to be there.
+    pub fn required<T>(&mut self, member: &str, value: Option<&T>) {
+        if value.is_none() {
+            self.0.push(Violation {
+                value: None,
+                member: member.to_owned(),
+                constraint: "not be null".to_owned(),
+            });
+        }
     }
 
     /// A number between two others.

@@ -4,7 +4,7 @@ use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 
-/// So much is read of a body that is too large, so that its sender gets to read the answer: many
+/// So much is read of a body beyond what it may have, so that its sender gets to read the answer: many
 /// clients send all of it before they look.
 const DRAINED: u64 = 64 << 20;
 
@@ -33,7 +33,7 @@ pub(crate) async fn collect(mut body: Body, limit: usize) -> Result<Bytes, BodyE
         size += data.len() as u64;
         if size > limit as u64 {
             rest = BytesMut::new();
-            if size >= DRAINED {
+            if size - limit as u64 >= DRAINED {
                 break;
             }
         } else if first.is_empty() {

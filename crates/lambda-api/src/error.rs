@@ -15,6 +15,8 @@ const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 pub enum ErrorKind {
     /// The caller is not allowed to.
     AccessDenied,
+    /// A function's code signing configuration is not there.
+    CodeSigningConfigNotFound,
     /// More code than an account may store.
     CodeStorageExceeded,
     /// The signature does not fit.
@@ -35,7 +37,9 @@ pub enum ErrorKind {
     PreconditionFailed,
     /// A version has no provisioned concurrency.
     ProvisionedConcurrencyConfigNotFound,
-    /// The request's body is too large.
+    /// The control plane's request is too large.
+    RequestEntityTooLarge,
+    /// The invocation's payload is too large.
     RequestTooLarge,
     /// There is such a resource already, or it is busy.
     ResourceConflict,
@@ -63,6 +67,8 @@ pub enum ErrorKind {
     UnrecognizedClient,
     /// The body is of a media type that is not taken.
     UnsupportedMediaType,
+    /// Members of the request are out of their bounds.
+    Validation,
 }
 
 /// The key that an error's message stands under. AWS's error shapes differ in it.
@@ -89,6 +95,7 @@ impl ErrorKind {
         use MessageKey::{Lower, Upper};
         let (status, name, key) = match self {
             Self::AccessDenied => (403, "AccessDeniedException", Upper),
+            Self::CodeSigningConfigNotFound => (404, "CodeSigningConfigNotFoundException", Upper),
             Self::CodeStorageExceeded => (400, "CodeStorageExceededException", Lower),
             Self::InvalidSignature => (403, "InvalidSignatureException", Lower),
             Self::MissingAuthenticationToken => (403, "MissingAuthenticationTokenException", Lower),
@@ -101,6 +108,7 @@ impl ErrorKind {
             Self::ProvisionedConcurrencyConfigNotFound => {
                 (404, "ProvisionedConcurrencyConfigNotFoundException", Lower)
             }
+            Self::RequestEntityTooLarge => (413, "RequestEntityTooLargeException", Lower),
             Self::RequestTooLarge => (413, "RequestTooLargeException", Lower),
             Self::ResourceConflict => (409, "ResourceConflictException", Lower),
             Self::ResourceInUse => (400, "ResourceInUseException", Upper),
@@ -115,6 +123,7 @@ impl ErrorKind {
             Self::UnknownOperation => (404, "UnknownOperationException", Upper),
             Self::UnrecognizedClient => (403, "UnrecognizedClientException", Lower),
             Self::UnsupportedMediaType => (415, "UnsupportedMediaTypeException", Lower),
+            Self::Validation => (400, "ValidationException", Lower),
         };
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         (status, name, key)

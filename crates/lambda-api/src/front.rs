@@ -14,7 +14,7 @@ use tower::ServiceExt as _;
 use uuid::Uuid;
 
 use crate::{
-    ApiError, FunctionUrl, Metrics,
+    ApiError, FunctionUrl, Metrics, control,
     data_plane::DataPlane,
     guard::{Guard, Purpose},
     invoke::REQUEST_ID,
@@ -79,8 +79,10 @@ impl Front {
         let Some((data_plane, (id, path, by_path))) = named else {
             let purpose = if self.urls.is_some() { Purpose::Operation } else { Purpose::AnyMethod };
             self.guard.check_origin(&parts, &host, purpose)?;
-            let request = Request::from_parts(parts, body);
-            let request = self.guard.check_token(request).await?;
+            let mut request = Request::from_parts(parts, body);
+            if !control::is_presigned(request.uri().path()) {
+                request = self.guard.check_token(request).await?;
+            }
             return Ok(self.api.clone().oneshot(request).await.into_response());
         };
         let path = path.to_owned();

@@ -30,6 +30,7 @@ mod testing;
 mod trace;
 mod url;
 
+pub use control::control_plane;
 pub use docker_lambda::docker_lambda_router;
 pub use error::{ApiError, ErrorKind};
 pub use front::Connection;

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use costrel_catalog::Catalog;
+
 use crate::{
     ApiSettings, GaugeSource, History, Invoker, Metrics, Spans, StatusSource,
     data_plane::DataPlane, guard::Guard, recorder::Recorder,
@@ -12,6 +14,8 @@ use crate::{
 pub struct Services {
     /// How the API is set up.
     pub settings: Arc<ApiSettings>,
+    /// The functions that the control plane is about; without them, there is none.
+    pub catalog: Option<Catalog>,
     /// Knows and runs functions.
     pub invoker: Arc<dyn Invoker>,
     /// What is to be told of the fleet and the queue.
