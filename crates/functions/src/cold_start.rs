@@ -11,7 +11,7 @@ use costrel_snapshot::{
     Fact, Found, Snapshot, SnapshotDraft, SnapshotError, SnapshotKey, SnapshotStore,
 };
 use costrel_vmm::{Saving, with_sources};
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     Initialization, Instance, InstanceError, Launch, StagedFunction, Timeline,
@@ -46,7 +46,10 @@ struct Place {
 
 /// The completion of a snapshot, beside whatever else goes on.
 #[derive(Debug)]
-pub(crate) struct Publishing(JoinHandle<Result<(), SnapshotError>>);
+pub(crate) struct Publishing {
+    task: JoinHandle<Result<(), SnapshotError>>,
+    complete: watch::Receiver<bool>,
+}
 
 impl Instance {
     /// Starts an instance. With `snapshots`, it goes on from the snapshot of its version if there
@@ -304,13 +307,36 @@ impl StagedFunction {
 
 impl Publishing {
     fn begin(draft: SnapshotDraft, stand: Stand) -> Self {
-        Self(tokio::task::spawn_blocking(move || draft.publish(stand.name())))
+        let (tell, complete) = watch::channel(false);
+        let task = tokio::task::spawn_blocking(move || {
+            let published = draft.publish(stand.name());
+            tell.send_replace(published.is_ok());
+            published
+        });
+        Self { task, complete }
     }
 
     /// Returns when the snapshot is complete, or is none.
     pub(crate) async fn done(self, log: &dyn LogSink) {
-        if let Ok(Err(error)) = self.0.await {
+        if let Ok(Err(error)) = self.task.await {
             log.notice(&not_taken(&error));
         }
+    }
+}
+
+impl Instance {
+    /// Whether its runtime waits for an invocation, or to be started anew by the next one.
+    #[must_use]
+    pub fn is_initialised(&self) -> bool {
+        matches!(self.runtime, RuntimeStatus::Ready { .. })
+    }
+
+    /// The end of the snapshot that is taken of it, if one is: whether there is one then. It comes
+    /// whether or not the instance lives on.
+    #[must_use]
+    pub fn snapshot_under_way(&self) -> Option<impl Future<Output = bool> + Send + use<>> {
+        let mut complete = self.publishing.as_ref()?.complete.clone();
+        // The sender goes without having said so where there is none.
+        Some(async move { complete.wait_for(|complete| *complete).await.is_ok() })
     }
 }

@@ -30,9 +30,6 @@ use crate::{
 /// How long a runtime that was killed may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
-/// What kernel and agent take of a machine's memory, in MiB: it comes on top of the function's.
-const SYSTEM_MEMORY: u32 = 128;
-
 /// The memory, in MB, with which a function gets one vCPU's worth of CPU on AWS.
 const MEMORY_PER_VCPU: u32 = 1769;
 
@@ -453,7 +450,7 @@ pub(crate) fn sandbox_spec(
     let available = std::thread::available_parallelism()
         .map_or(1, |count| u32::try_from(count.get()).unwrap_or(1));
     Ok(SandboxSpec {
-        memory: Memory::mib(u64::from(memory.as_megabytes() + SYSTEM_MEMORY))?,
+        memory: Memory::mib(memory.machine_bytes() >> 20)?,
         vcpus: VcpuCount::new(vcpus.min(available))?,
         workload_memory_limit: Some(memory.as_bytes()),
         root_disks: function.disks.clone(),

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// What kernel and agent take of a machine's memory, in MB: it comes on top of the function's.
+const SYSTEM_MEMORY: u32 = 128;
+
 /// A quantity outside of AWS's bounds.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{what} of {value} {unit} is out of range: it must be between {least} and {most} {unit}")]
@@ -60,6 +63,12 @@ impl FunctionMemory {
     #[must_use]
     pub fn as_bytes(self) -> u64 {
         u64::from(self.0) << 20
+    }
+
+    /// The memory of a machine that runs such a function, in bytes: kernel and agent take theirs.
+    #[must_use]
+    pub fn machine_bytes(self) -> u64 {
+        u64::from(self.0 + SYSTEM_MEMORY) << 20
     }
 }
 

@@ -266,22 +266,26 @@ pub(crate) async fn answer<T>(
     machine: &dyn Machine,
     call: impl Future<Output = Result<T, impl Into<StartError>>>,
 ) -> Result<T, StartError> {
-    let ended = async |exit| StartError::Ended { exit, console: machine.console_tail().await };
     tokio::select! {
         biased;
         answer = call => match answer {
             Ok(answer) => Ok(answer),
             // A broken stream is what a dying machine looks like from here. Its end tells more.
             Err(error) => match tokio::time::timeout(Duration::from_secs(2), machine.wait()).await {
-                Ok(exit) => Err(ended(exit).await),
+                Ok(exit) => Err(ended(machine, exit).await),
                 Err(_) => Err(error.into()),
             },
         },
-        exit = machine.wait() => Err(ended(exit).await),
+        exit = machine.wait() => Err(ended(machine, exit).await),
         () = tokio::time::sleep(limit) => {
             Err(StartError::Silent { limit, console: machine.console_tail().await })
         }
     }
+}
+
+// No closure in `answer`: the future of one could not be seen to be `Send`.
+async fn ended(machine: &dyn Machine, exit: Exit) -> StartError {
+    StartError::Ended { exit, console: machine.console_tail().await }
 }
 
 const CONSOLE_LIMIT: u64 = 256 << 10;

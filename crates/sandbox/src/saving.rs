@@ -92,10 +92,8 @@ impl Sandbox {
             Err(error) => Err(error.into()),
         };
         machine.resume().await?;
-        // The same one: its clock has stood still, its entropy is its own.
-        let go_on = || ResumeRequest { clock_unix_nanos: unix_nanos(), ..ResumeRequest::default() };
-        let (agent, _) =
-            reach(answer_limit, &*machine, async |agent| agent.resume(go_on()).await).await?;
+        let resume = async |agent: &AgentClient| agent.resume(as_it_was()).await;
+        let (agent, _) = reach(answer_limit, &*machine, resume).await?;
         let relay = relay(&agent, &host_ports);
         let sandbox =
             Self { relay, host_ports, agent, machine, directory, disks, times, answer_limit };
@@ -200,6 +198,11 @@ impl Standby {
         let relay = relay(&agent, &host_ports);
         Ok(Sandbox { relay, host_ports, agent, machine, directory, disks, times, answer_limit })
     }
+}
+
+/// What the machine needs that was saved: its clock has stood still, its entropy is its own.
+fn as_it_was() -> ResumeRequest {
+    ResumeRequest { clock_unix_nanos: unix_nanos(), ..ResumeRequest::default() }
 }
 
 /// What makes a machine another one than the one that was saved.
