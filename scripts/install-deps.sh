@@ -48,6 +48,7 @@ group() {
             need zip zip
             need unzip unzip
             need curl curl
+            need chromium chromium
             need python3 python3
             need python3-pip pip3 ;;
         node)

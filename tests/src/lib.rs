@@ -6,6 +6,7 @@
 //! image and the Rust function in `target/test-inputs`. A test whose input is missing fails and
 //! says which.
 
+mod browser;
 mod costrel;
 mod host;
 mod inputs;
@@ -13,6 +14,7 @@ mod leftovers;
 mod seam;
 mod server;
 
+pub use browser::Browser;
 pub use costrel::{Costrel, Home, Run};
 pub use host::{TestHost, kvm_backend, kvm_works};
 pub use inputs::{

@@ -36,6 +36,9 @@ pub enum DeclaredCode {
         path: PathBuf,
         /// What stands for the content of the directory and of the layers: another one is a change.
         stamp: String,
+        /// What its runtime comes in, in place of the runtime's own image: a source of images
+        /// ([`costrel_image::ImageSource::parse`]).
+        image: Option<String>,
     },
     /// A zip file.
     Zip {
@@ -43,6 +46,8 @@ pub enum DeclaredCode {
         path: PathBuf,
         /// As for directories.
         stamp: String,
+        /// As for directories.
+        image: Option<String>,
     },
     /// An image.
     Image {
@@ -88,8 +93,8 @@ impl Catalog {
 fn declared(function: DeclaredFunction, before: Option<&FunctionRecord>) -> FunctionRecord {
     let DeclaredFunction { name, configuration, code, reserved_concurrency, tags, url } = function;
     let code = match code {
-        DeclaredCode::Directory { path, stamp } => Code::Directory { path, stamp },
-        DeclaredCode::Zip { path, stamp } => Code::File { path, stamp },
+        DeclaredCode::Directory { path, stamp, image } => Code::Directory { path, stamp, image },
+        DeclaredCode::Zip { path, stamp, image } => Code::File { path, stamp, image },
         DeclaredCode::Image { uri } => Code::Image { uri },
     };
     let same = before.filter(|before| {
@@ -138,7 +143,7 @@ mod tests {
         DeclaredFunction {
             name: "f".into(),
             configuration: Configuration { memory_size: 256, ..Configuration::default() },
-            code: DeclaredCode::Directory { path: "/app".into(), stamp: stamp.into() },
+            code: DeclaredCode::Directory { path: "/app".into(), stamp: stamp.into(), image: None },
             reserved_concurrency: Some(2),
             tags: BTreeMap::new(),
             url: None,

@@ -78,18 +78,24 @@ impl FunctionVersion {
         &self,
         runtime_image: &dyn Fn(Runtime) -> ImageSource,
     ) -> Result<Package, SpecError> {
-        let code = match &self.content.code {
+        let (code, own) = match &self.content.code {
             Code::Image { uri } => {
                 let image = Some(ImageSource::parse(uri)?);
                 return Ok(Package { image, code: None, launch: Launch::Entrypoint });
             }
-            Code::Zip { digest, .. } => CodeSource::Zip(self.stored(digest)),
-            Code::Directory { path, .. } => CodeSource::Directory(path.clone()),
-            Code::File { path, .. } => CodeSource::Zip(path.clone()),
+            Code::Zip { digest, .. } => (CodeSource::Zip(self.stored(digest)), None),
+            Code::Directory { path, image, .. } => {
+                (CodeSource::Directory(path.clone()), image.as_deref())
+            }
+            Code::File { path, image, .. } => (CodeSource::Zip(path.clone()), image.as_deref()),
         };
         let runtime = self.configuration().runtime.as_deref();
         let runtime: Runtime =
             runtime.ok_or_else(|| SpecError::NoRuntime(self.name.to_string()))?.parse()?;
+        if let Some(own) = own {
+            let image = Some(ImageSource::parse(own)?);
+            return Ok(Package { image, code: Some(code), launch: Launch::Bootstrap(runtime) });
+        }
         // A bootstrap that is not in the code is in a layer or in the image; code that is not there
         // at all is found out by whoever stages it.
         let alone = runtime.is_provided() && !needs_image(&code).unwrap_or(true);

@@ -93,6 +93,8 @@ pub enum Code {
         path: PathBuf,
         /// What stands for its content, for whoever has to see a change.
         stamp: String,
+        /// What its runtime comes in, in place of the runtime's own image: a source of images.
+        image: Option<String>,
     },
     /// A zip file on the host. Declared functions only.
     File {
@@ -100,6 +102,8 @@ pub enum Code {
         path: PathBuf,
         /// What stands for its content.
         stamp: String,
+        /// As for directories.
+        image: Option<String>,
     },
 }
 

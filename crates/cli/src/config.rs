@@ -14,6 +14,14 @@
 //! [snapshots]
 //! enabled = false                 # as --no-snapshot, or COSTREL_SNAPSHOTS=0
 //! limit-mib = 4096                # how much they may occupy together, or COSTREL_SNAPSHOTS_LIMIT
+//!
+//! [serve]                         # defaults of `costrel serve`'s options
+//! listen = "127.0.0.1:9001"
+//! memory-limit = 8192             # MiB
+//! idle = 600                      # seconds
+//! queue = 1000
+//! concurrency = 1000
+//! expose-host = [5432]
 //! ```
 //! `COSTREL_RUNTIME_IMAGE_PYTHON3_12` and its like override the first section.
 
@@ -32,6 +40,19 @@ pub(crate) struct Config {
     pub(crate) registries: Registries,
     pub(crate) isolation: Isolation,
     pub(crate) snapshots: Snapshots,
+    pub(crate) serve: Serve,
+}
+
+/// Defaults of `costrel serve`'s options.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub(crate) struct Serve {
+    pub(crate) listen: Option<String>,
+    pub(crate) memory_limit: Option<u64>,
+    pub(crate) idle: Option<u64>,
+    pub(crate) queue: Option<usize>,
+    pub(crate) concurrency: Option<u32>,
+    pub(crate) expose_host: Vec<u16>,
 }
 
 /// How machines are separated from the host.

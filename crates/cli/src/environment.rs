@@ -18,6 +18,13 @@ impl Environment {
         Self { variables: env::vars_os().collect() }
     }
 
+    /// Only these variables.
+    #[cfg(test)]
+    pub(crate) fn of(variables: &[(&str, &str)]) -> Self {
+        let owned = |(name, value): &(&str, &str)| (name.into(), value.into());
+        Self { variables: variables.iter().map(owned).collect() }
+    }
+
     /// A variable that is set and not empty.
     pub(crate) fn get(&self, name: &str) -> Option<&OsStr> {
         self.variables

@@ -11,6 +11,8 @@ pub(crate) enum Failure {
     Failed { error: anyhow::Error, hint: Option<String> },
     /// It was done, and its outcome is a failure that was already told: exit code 1.
     Told,
+    /// A signal of this number has ended it: exit code 128 and that.
+    Signal(u8),
 }
 
 impl Failure {
@@ -24,7 +26,16 @@ impl Failure {
         match self {
             Self::Usage { message, .. } => Self::Usage { message, hint },
             Self::Failed { error, .. } => Self::Failed { error, hint },
-            Self::Told => Self::Told,
+            Self::Told | Self::Signal(_) => self,
+        }
+    }
+
+    /// What people are told, in one text.
+    pub(crate) fn message(&self) -> String {
+        match self {
+            Self::Usage { message, .. } => message.clone(),
+            Self::Failed { error, .. } => chain(error),
+            Self::Told | Self::Signal(_) => String::new(),
         }
     }
 }
@@ -43,6 +54,7 @@ pub(crate) fn exit_code(outcome: Outcome) -> ExitCode {
     let (message, hint, code) = match outcome {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Told) => return ExitCode::FAILURE,
+        Err(Failure::Signal(number)) => return ExitCode::from(128 + number),
         Err(Failure::Usage { message, hint }) => (message, hint, ExitCode::from(2)),
         Err(Failure::Failed { error, hint }) => (chain(&error), hint, ExitCode::FAILURE),
     };

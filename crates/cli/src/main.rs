@@ -11,6 +11,7 @@
 
 mod commands;
 mod config;
+mod declarations;
 mod environment;
 mod failure;
 mod host;
@@ -45,7 +46,11 @@ fn main() -> ExitCode {
                 return ExitCode::FAILURE;
             }
         };
+    let handles_signals = command.handles_signals(&environment);
     let code = runtime.block_on(async {
+        if handles_signals {
+            return Ok(failure::exit_code(command.run(&environment).await));
+        }
         tokio::select! {
             result = command.run(&environment) => Ok(failure::exit_code(result)),
             // Dropping the command ends its machines and removes what it has made so far.

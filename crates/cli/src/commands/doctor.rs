@@ -79,7 +79,7 @@ fn found<T>(
         Err(Failure::Failed { error, hint }) => {
             Finding { subject, standing: Standing::Failing, text: error.to_string(), advice: hint }
         }
-        Err(Failure::Told) => {
+        Err(Failure::Told | Failure::Signal(_)) => {
             Finding { subject, standing: Standing::Failing, text: String::new(), advice: None }
         }
     }

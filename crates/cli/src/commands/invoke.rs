@@ -15,6 +15,7 @@ use clap::{Args, ValueEnum};
 use costrel_functions::{FunctionError, Instance, Invocation, Reply, Stage, Timeline};
 use costrel_image::{Platform, PullPolicy};
 
+use super::serve::{Machines, stay_open};
 use crate::{
     config::Config,
     environment::Environment,
@@ -82,8 +83,38 @@ pub(crate) struct Arguments {
     /// Show where the time went
     #[arg(long)]
     timings: bool,
-    /// The event: JSON, @FILE, or - for standard input [default: {}]
-    event: Option<String>,
+    /// The event: JSON, @FILE, or - for standard input [default: {}]. As with docker-lambda, the
+    /// handler may stand before it, or alone
+    #[arg(value_name = "[HANDLER] EVENT", num_args = 0..=2)]
+    positional: Vec<String>,
+}
+
+impl Arguments {
+    /// docker-lambda's arguments are `[handler] [event]`. Here an event may also stand alone; what
+    /// cannot be one is a handler.
+    fn handler_and_event(&self) -> Result<(Option<&str>, Option<&str>), Failure> {
+        match &self.positional[..] {
+            [] => Ok((self.handler.as_deref(), None)),
+            [one] if self.handler.is_none() && is_handler(one) => Ok((Some(one), None)),
+            [event] => Ok((self.handler.as_deref(), Some(event))),
+            [_, event] if self.handler.is_some() => Err(Failure::usage(format!(
+                "a handler is given twice, by --handler and before the event, {event}"
+            ))),
+            [handler, event, ..] => Ok((Some(handler), Some(event))),
+        }
+    }
+}
+
+/// Whether the text looks like a handler, and not like an event.
+fn is_handler(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:/".contains(&byte);
+    let is_json = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+    text.contains(['.', ':']) && text.bytes().all(allowed) && !is_json
+}
+
+/// docker-lambda's stay-open mode.
+pub(crate) fn stays_open(environment: &Environment) -> bool {
+    environment.get("DOCKER_LAMBDA_STAY_OPEN").is_some()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -106,13 +137,29 @@ impl From<Pull> for PullPolicy {
     }
 }
 
-pub(crate) async fn run(arguments: Arguments, environment: &Environment) -> Outcome {
+pub(crate) async fn run(mut arguments: Arguments, environment: &Environment) -> Outcome {
     let began = Instant::now();
     let config = Config::read(environment)?;
+    let (handler, event) = arguments.handler_and_event()?;
+    let (handler, event) = (handler.map(str::to_owned), event.map(str::to_owned));
+    arguments.handler = handler;
     // All that can be wrong with the question is looked at before any work is done for it.
     let (spec, arn) = function::describe(&arguments, environment, &config)?;
-    let mut invocation =
-        Invocation::new(arn, event::read(arguments.event.as_deref(), environment)?);
+    if stays_open(environment) {
+        if event.is_some() {
+            return Err(Failure::usage(
+                "an event is given, and DOCKER_LAMBDA_STAY_OPEN has events come over the API",
+            ));
+        }
+        let machines = Machines {
+            kernel: arguments.kernel.as_deref(),
+            strict: arguments.strict,
+            no_snapshot: arguments.no_snapshot,
+        };
+        let log = log_printer(environment);
+        return stay_open(spec, arn, log, &machines, (environment, &config)).await;
+    }
+    let mut invocation = Invocation::new(arn, event::read(event.as_deref(), environment)?);
     event::context(&mut invocation, environment)?;
 
     let strictness = host::strictness(arguments.strict, environment, &config)?;
@@ -138,11 +185,7 @@ pub(crate) async fn run(arguments: Arguments, environment: &Environment) -> Outc
         platform: Platform::host(),
     };
     let function = Arc::new(stage.function(spec, Arc::new(Progress::new()), &mut timeline).await?);
-    let carriage_returns = match environment.get("DOCKER_LAMBDA_NO_MODIFY_LOGS") {
-        Some(_) => CarriageReturns::Stay,
-        None => CarriageReturns::BecomeNewlines,
-    };
-    let log = Arc::new(LogPrinter::new(environment.get("NO_COLOR").is_none(), carriage_returns));
+    let log = Arc::new(log_printer(environment));
     let mut instance =
         Instance::start(&host, function, snapshots.as_ref(), log, &mut timeline).await?;
     host::warn_of_lacking(instance.sandbox().machine().isolation());
@@ -162,6 +205,14 @@ pub(crate) async fn run(arguments: Arguments, environment: &Environment) -> Outc
     outcome.reply.map(drop).map_err(|_| Failure::Told)
 }
 
+fn log_printer(environment: &Environment) -> LogPrinter {
+    let carriage_returns = match environment.get("DOCKER_LAMBDA_NO_MODIFY_LOGS") {
+        Some(_) => CarriageReturns::Stay,
+        None => CarriageReturns::BecomeNewlines,
+    };
+    LogPrinter::new(environment.get("NO_COLOR").is_none(), carriage_returns)
+}
+
 /// Before the machine is ended, and its snapshot complete.
 fn print_reply(reply: &Result<Reply, FunctionError>) -> Outcome {
     let payload = match reply {
@@ -174,4 +225,42 @@ fn print_reply(reply: &Result<Reply, FunctionError>) -> Outcome {
     stdout.write_all(b"\n")?;
     stdout.flush()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn read(arguments: &[&str]) -> Result<(Option<String>, Option<String>), ()> {
+        let line = CommandLine::try_parse_from([&["invoke"], arguments].concat()).map_err(drop)?;
+        let (handler, event) = line.arguments.handler_and_event().map_err(drop)?;
+        Ok((handler.map(str::to_owned), event.map(str::to_owned)))
+    }
+
+    #[test]
+    fn a_handler_may_stand_before_the_event_or_alone() {
+        let both = |handler: &str, event: &str| {
+            let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+            Ok((some(handler), some(event)))
+        };
+        assert_eq!(read(&[]), both("", ""));
+        assert_eq!(read(&["app.handler"]), both("app.handler", ""));
+        assert_eq!(read(&["Example::Example.Hello::Run"]), both("Example::Example.Hello::Run", ""));
+        assert_eq!(read(&["app.handler", "{}"]), both("app.handler", "{}"));
+        assert_eq!(read(&["index", "{}"]), both("index", "{}"));
+        for event in ["{}", "1.5", "\"a.b\"", "@event.json", "-", "{\"a\": 1.5}", "{", "null"] {
+            assert_eq!(read(&["--", event]), both("", event), "{event}");
+        }
+        assert_eq!(read(&["--handler", "a.b", "c.d"]), both("a.b", "c.d"));
+        assert_eq!(read(&["--handler", "a.b", "c.d", "{}"]), Err(()));
+        assert_eq!(read(&["a.b", "{}", "more"]), Err(()));
+    }
 }
