@@ -18,6 +18,7 @@ use crate::{
     ApiError, InvocationMode, Invoker, Services,
     body::collect,
     front::Front,
+    guard::Purpose,
     invoke::{
         ClientContextError, FUNCTION_ERROR, LOG_RESULT, SYNCHRONOUS_LIMIT, arrival, call_headers,
         client_context, log_result,
@@ -47,8 +48,13 @@ pub fn docker_lambda_router(services: &Services, function: &str) -> Router {
         .route("/2015-03-31/functions/{function}/invocations", post(invoke).options(preflight))
         .route("/{*path}", options(preflight))
         .with_state(state);
-    let front =
-        Front { guard: services.guard(), metrics: services.metrics.clone(), api, urls: None };
+    let front = Front {
+        guard: services.guard(),
+        metrics: services.metrics.clone(),
+        api,
+        purpose: Purpose::HostsPages,
+        urls: None,
+    };
     front.into_router()
 }
 
@@ -150,3 +156,6 @@ fn respond(invoked: Invoked, mut headers: HeaderMap, with_log: bool) -> Response
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,8 +38,9 @@ pub(crate) struct Front {
     pub(crate) metrics: Metrics,
     /// What answers.
     pub(crate) api: Router,
-    /// What function URLs are served with; without, there are none, and whatever is served is
-    /// invoked by any method.
+    /// What the API is for.
+    pub(crate) purpose: Purpose<'static>,
+    /// What function URLs are served with; without, there are none.
     pub(crate) urls: Option<DataPlane>,
 }
 
@@ -77,8 +78,7 @@ impl Front {
         let named =
             self.urls.as_ref().and_then(|urls| Some((urls, named_url(&host, parts.uri.path())?)));
         let Some((data_plane, (id, path, by_path))) = named else {
-            let purpose = if self.urls.is_some() { Purpose::Operation } else { Purpose::AnyMethod };
-            self.guard.check_origin(&parts, &host, purpose)?;
+            self.guard.check_origin(&parts, &host, self.purpose)?;
             let mut request = Request::from_parts(parts, body);
             if !control::is_presigned(request.uri().path()) {
                 request = self.guard.check_token(request).await?;

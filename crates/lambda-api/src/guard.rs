@@ -36,8 +36,16 @@ pub(crate) enum Purpose<'a> {
     Operation,
     /// Something that is invoked by any method.
     AnyMethod,
+    /// Something that is invoked by any method, by this host's own pages as well.
+    HostsPages,
     /// A function URL.
     Url(&'a FunctionUrl),
+}
+
+impl Purpose<'_> {
+    fn is_any_method(self) -> bool {
+        matches!(self, Self::AnyMethod | Self::HostsPages)
+    }
 }
 
 impl Guard {
@@ -113,11 +121,11 @@ impl Guard {
         let is_navigation = fetch("sec-fetch-mode") == Some("navigate")
             && fetch("sec-fetch-dest") == Some("document")
             && [Method::GET, Method::HEAD].contains(&request.method)
-            && !matches!(purpose, Purpose::AnyMethod);
+            && !purpose.is_any_method();
         match fetch("sec-fetch-site") {
             None | Some("none" | "same-origin") => Ok(()),
             Some(_) if is_navigation => Ok(()),
-            Some("same-site") if !matches!(purpose, Purpose::AnyMethod) => Ok(()),
+            Some("same-site") if !purpose.is_any_method() => Ok(()),
             Some(_) => Err(refused("Other web pages may not call this server.")),
         }
     }
@@ -187,7 +195,7 @@ fn is_allowed(origin: &str, host: &str, purpose: Purpose<'_>) -> bool {
         Purpose::Url(FunctionUrl { cors: Some(cors), .. }) => own || url::allows(cors, origin),
         // Where the function is left to say who may use it, it is asked by pages of this host only:
         // those of whoever develops it.
-        Purpose::Url(FunctionUrl { cors: None, .. }) => {
+        Purpose::Url(FunctionUrl { cors: None, .. }) | Purpose::HostsPages => {
             let page = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
             own || page.is_some_and(|page| is_loopback(name_of(page)))
         }

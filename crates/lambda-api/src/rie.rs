@@ -19,6 +19,7 @@ use crate::{
     ApiError, InvocationMode, Invoker, Services,
     body::{BodyError, collect},
     front::Front,
+    guard::Purpose,
     invoke::{SYNCHRONOUS_LIMIT, arrival, client_context, too_large},
     recorder::Recorder,
 };
@@ -47,8 +48,13 @@ pub fn rie_router(services: &Services, function: &str) -> Router {
         .route(PATH, any(invoke))
         .fallback(|| async { text(StatusCode::NOT_FOUND, "404 page not found\n") })
         .with_state(emulator);
-    let front =
-        Front { guard: services.guard(), metrics: services.metrics.clone(), api, urls: None };
+    let front = Front {
+        guard: services.guard(),
+        metrics: services.metrics.clone(),
+        api,
+        purpose: Purpose::AnyMethod,
+        urls: None,
+    };
     front.into_router()
 }
 
@@ -110,3 +116,6 @@ fn timeout_text(error: &FunctionError) -> String {
     let message = message.unwrap_or_default();
     message.split_once(" Error: ").map_or(message, |(_, text)| text).to_owned()
 }
+
+#[cfg(test)]
+mod tests;

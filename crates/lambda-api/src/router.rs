@@ -8,7 +8,10 @@ use axum::{
 };
 use http::header;
 
-use crate::{ApiError, ErrorKind, Services, control, data_plane, front::Front, metrics, status};
+use crate::{
+    ApiError, ErrorKind, Services, control, data_plane, front::Front, guard::Purpose, metrics,
+    status,
+};
 
 /// The whole API: invocations, the control plane, function URLs, `/metrics` and the status page,
 /// behind the guard.
@@ -25,6 +28,7 @@ pub fn router(services: &Services) -> Router {
         guard: services.guard(),
         metrics: services.metrics.clone(),
         api,
+        purpose: Purpose::Operation,
         urls: Some(data_plane),
     };
     front.into_router()

@@ -105,6 +105,13 @@ impl Server {
         Ok(Self { listener, address, limits })
     }
 
+    /// A server on a listener that others are not kept from.
+    #[cfg(test)]
+    pub(crate) fn of(listener: TcpListener) -> Self {
+        let address = listener.local_addr().expect("it listens");
+        Self { listener, address, limits: ServerLimits::default() }
+    }
+
     /// Where it listens: with the port that it got, where it asked for any.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
@@ -199,3 +206,6 @@ async fn pause_after(error: &io::Error) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -71,6 +71,8 @@ impl Spans {
     /// # Errors
     /// [`SpansError`].
     pub fn new(settings: &SpanSettings, version: &'static str) -> Result<Self, SpansError> {
+        // For the whole process; whoever installed another one keeps it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client =
             reqwest::Client::builder().timeout(EXPORT_LIMIT).build().map_err(SpansError::Client)?;
         let client = Client { client, runtime: tokio::runtime::Handle::current() };
@@ -198,3 +200,6 @@ impl HttpClient for Client {
         Ok(answer.body(body)?)
     }
 }
+
+#[cfg(test)]
+mod tests;
