@@ -68,7 +68,7 @@ pub struct EventPolicy {
     pub on_success: Option<Destination>,
     /// Where failures are told.
     pub on_failure: Option<Destination>,
-    /// The dead letter queue: where failed events go as they came.
+    /// The dead letter queue: where failures are told as well.
     pub dead_letters: Option<Destination>,
 }
 
@@ -91,7 +91,7 @@ pub enum Destination {
     Function(String),
     /// A file on this host, to which lines of JSON are appended.
     File(std::path::PathBuf),
-    /// An `http://` URL, to which JSON is POSTed.
+    /// An `http://` address, to which JSON is POSTed.
     Http(String),
 }
 
