@@ -4,6 +4,8 @@ use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
+use costrel_catalog::{ResolveError, SpecError};
+use costrel_events::EnqueueError;
 use costrel_fleet::{InvokeError, Throttle};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value};
@@ -239,6 +241,36 @@ impl From<InvokeError> for ApiError {
     }
 }
 
+impl From<ResolveError> for ApiError {
+    fn from(error: ResolveError) -> Self {
+        let kind = match &error {
+            ResolveError::NotFound { .. } => ErrorKind::ResourceNotFound,
+            // Versions are pending while their snapshot is made, and for no other reason.
+            ResolveError::Pending { .. } => ErrorKind::SnapStartNotReady,
+            ResolveError::Failed { .. } => ErrorKind::SnapStart,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<SpecError> for ApiError {
+    fn from(error: SpecError) -> Self {
+        let kind = match &error {
+            SpecError::Runtime(_) | SpecError::NoRuntime(_) => ErrorKind::InvalidRuntime,
+            SpecError::Image(_) | SpecError::Limit(_) => ErrorKind::InvalidParameterValue,
+        };
+        Self::new(kind, chain(&error))
+    }
+}
+
+impl From<EnqueueError> for ApiError {
+    fn from(error: EnqueueError) -> Self {
+        tracing::error!(error = &error as &dyn std::error::Error, "an event was not accepted");
+        // The caller has no use for the host's paths, the operator has.
+        Self::new(ErrorKind::Service, "The event could not be stored.")
+    }
+}
+
 /// An error with its causes.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -297,6 +329,21 @@ mod tests {
         let error = ApiError::new(ErrorKind::Service, "why");
         assert_eq!(error.to_json(), serde_json::json!({ "Type": "Service", "Message": "why" }));
         assert_eq!(error.into_response().status(), 500);
+    }
+
+    #[test]
+    fn versions_that_cannot_be_run_yet_or_ever_are_told_apart() {
+        let arn = || "arn".to_owned();
+        let error = ApiError::from(ResolveError::NotFound { arn: arn() });
+        assert_eq!(error.to_json()["Message"], "Function not found: arn");
+        assert_eq!(error.kind(), ErrorKind::ResourceNotFound);
+        let error = ApiError::from(ResolveError::Pending { arn: arn() });
+        assert_eq!(error.kind(), ErrorKind::SnapStartNotReady);
+        let failed =
+            ResolveError::Failed { arn: arn(), code: "FunctionError".into(), reason: "why".into() };
+        assert_eq!(ApiError::from(failed).to_json()["Message"], "why");
+        let error = ApiError::from(SpecError::NoRuntime("f".to_owned()));
+        assert_eq!(error.kind().name(), "InvalidRuntimeException");
     }
 
     #[test]

@@ -101,6 +101,11 @@ impl Recorder {
         StreamedCall { parts, end: self.spawn(call, Some(sender)) }
     }
 
+    /// Forgets the figures of a function that is no more.
+    pub fn forget_function(&self, function: &str) {
+        self.metrics.forget_function(function);
+    }
+
     /// Runs an attempt at an asynchronous invocation, which the queue has kept until now.
     ///
     /// # Errors
@@ -128,7 +133,7 @@ impl Recorder {
             let invoked = recorder
                 .run_recorded(&*callable, invocation, response, entry, arrival.instant)
                 .await;
-            invoked.map_err(ApiError::from)
+            invoked.map_err(ApiError::from).and_then(restored)
         })
     }
 
@@ -162,6 +167,21 @@ impl Recorder {
         }
         self.history.add(entry);
     }
+}
+
+/// A function whose hooks failed after a restore has not run: that is no answer of its own.
+fn restored(invoked: Invoked) -> Result<Invoked, ApiError> {
+    let Err(error) = &invoked.outcome.reply else { return Ok(invoked) };
+    // A function may call its own errors what it likes. Those are no failures of its sandbox.
+    let kind = match error.error_type.as_str() {
+        _ if invoked.outcome.report.failure.is_none() => return Ok(invoked),
+        "SnapStartTimeoutException" => ErrorKind::SnapStartTimeout,
+        "Runtime.AfterRestoreError" => ErrorKind::SnapStart,
+        _ => return Ok(invoked),
+    };
+    let told = serde_json::from_slice::<serde_json::Value>(&error.payload).ok();
+    let told = told.as_ref().and_then(|error| error.get("errorMessage")?.as_str());
+    Err(ApiError::new(kind, told.unwrap_or("The function's hooks failed after its restore.")))
 }
 
 /// What came of a task that runs an invocation.

@@ -14,7 +14,7 @@ use http::{HeaderMap, header, request::Parts};
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
-use canonical::{CanonicalRequest, pairs};
+use canonical::{CanonicalRequest, PathForm, pairs};
 
 /// How far the clocks of a caller and of this host may be apart.
 pub(crate) const CLOCK_SKEW: Duration = Duration::from_mins(15);
@@ -240,25 +240,31 @@ impl Signature {
             PayloadHash::Unsigned => UNSIGNED_PAYLOAD.to_owned(),
             PayloadHash::Calculate => hex(&Sha256::digest(payload)),
         };
-        let canonical = CanonicalRequest {
-            request,
-            signed_headers: &self.signed_headers,
-            payload_hash: &payload_hash,
-        };
-        let to_sign = format!(
-            "{ALGORITHM}\n{}\n{}\n{}",
-            self.at_text,
-            self.scope,
-            hex(&Sha256::digest(canonical.to_string()))
-        );
         let key = self
             .scope
             .split('/')
             .fold(format!("AWS4{secret}").into_bytes(), |key, field| hmac(&key, field.as_bytes()));
-        // In constant time.
-        mac(&key, to_sign.as_bytes())
-            .verify_slice(&self.signature)
-            .map_err(|_| SignatureError::Wrong)
+        let is_right = |path| {
+            let canonical = CanonicalRequest {
+                request,
+                signed_headers: &self.signed_headers,
+                payload_hash: &payload_hash,
+                path,
+            };
+            let to_sign = format!(
+                "{ALGORITHM}\n{}\n{}\n{}",
+                self.at_text,
+                self.scope,
+                hex(&Sha256::digest(canonical.to_string()))
+            );
+            // In constant time.
+            mac(&key, to_sign.as_bytes()).verify_slice(&self.signature).is_ok()
+        };
+        if is_right(PathForm::EncodedAgain) || is_right(PathForm::AsSent) {
+            Ok(())
+        } else {
+            Err(SignatureError::Wrong)
+        }
     }
 
     /// Whether `payload` is the one that was signed. To be asked after [`Signature::verify`], where

@@ -155,7 +155,7 @@ struct Named {
     arn: String,
 }
 
-const NAMES: [&str; 18] = [
+const NAMES: [&str; 21] = [
     "echo",
     "describe",
     "fails",
@@ -174,6 +174,9 @@ const NAMES: [&str; 18] = [
     "breaks",
     "endless",
     "lost",
+    "restore-times-out",
+    "restore-fails",
+    "pretends",
 ];
 
 impl Invoker for Arc<Functions> {
@@ -253,6 +256,17 @@ impl Named {
                 ),
                 Some(FailureStatus::Timeout),
             ),
+            "restore-times-out" => failure(
+                "SnapStartTimeoutException",
+                error_json("SnapStartTimeoutException", "too slow"),
+                Some(FailureStatus::Timeout),
+            ),
+            "restore-fails" => failure(
+                "Runtime.AfterRestoreError",
+                "no json",
+                Some(FailureStatus::Error("Runtime.AfterRestoreError".to_owned())),
+            ),
+            "pretends" => failure("SnapStartTimeoutException", "{}", None),
             "plain-error" => failure("Error", "no json", None),
             "reserved" => return Err(Throttle::ReservedConcurrency.into()),
             "account" => return Err(Throttle::AccountConcurrency.into()),

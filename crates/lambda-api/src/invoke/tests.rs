@@ -202,6 +202,20 @@ async fn what_has_no_outcome_is_an_error_of_the_service() {
 }
 
 #[tokio::test]
+async fn hooks_that_fail_after_a_restore_are_no_answer() {
+    let (router, _) = api();
+    let answer = invoke_named(&router, "restore-times-out", &[], "").await;
+    let body = json!({ "Type": "User", "Message": "too slow" });
+    assert_error(&answer, 408, "SnapStartTimeoutException", &body);
+    let answer = invoke_named(&router, "restore-fails", &[], "").await;
+    let message = "The function's hooks failed after its restore.";
+    let body = json!({ "Type": "User", "Message": message });
+    assert_error(&answer, 400, "SnapStartException", &body);
+    let answer = invoke_named(&router, "pretends", &[], "").await;
+    assert_eq!(answer.header("x-amz-function-error"), Some("Unhandled"));
+}
+
+#[tokio::test]
 async fn an_invocation_goes_on_without_its_caller() {
     let (router, functions) = api();
     let caller = tokio::spawn({

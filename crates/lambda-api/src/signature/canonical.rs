@@ -14,13 +14,28 @@ pub(super) struct CanonicalRequest<'a> {
     pub(super) request: &'a Parts,
     pub(super) signed_headers: &'a [String],
     pub(super) payload_hash: &'a str,
+    pub(super) path: PathForm,
+}
+
+/// How a path is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum PathForm {
+    /// Normalized and encoded once more, encoded though it is: so it is for all services but S3.
+    EncodedAgain,
+    /// As it was sent, as curl has it before its version 8.
+    AsSent,
 }
 
 impl fmt::Display for CanonicalRequest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = normalized(self.request.uri.path());
-        // A path is encoded once more, encoded though it is: so it is for all services but S3.
-        writeln!(f, "{}\n{}", self.request.method, utf8_percent_encode(&path, &PATH))?;
+        let path = self.request.uri.path();
+        match self.path {
+            PathForm::EncodedAgain => {
+                let path = normalized(path);
+                writeln!(f, "{}\n{}", self.request.method, utf8_percent_encode(&path, &PATH))?;
+            }
+            PathForm::AsSent => writeln!(f, "{}\n{path}", self.request.method)?,
+        }
         let mut query: Vec<(String, String)> = pairs(self.request.uri.query().unwrap_or_default())
             .into_iter()
             .filter(|(name, _)| name != "X-Amz-Signature")

@@ -72,6 +72,30 @@ fn what_botocore_signs_is_right() {
 }
 
 #[test]
+fn what_curl_7_signs_is_right() {
+    let signed = request(
+        "POST",
+        "/2015-03-31/functions/f%3Alive/invocations",
+        &[
+            ("host", "127.0.0.1:9472"),
+            ("x-amz-date", "20261123T223536Z"),
+            ("content-type", "application/x-www-form-urlencoded"),
+            (
+                "authorization",
+                &authorization(
+                    "host;x-amz-date",
+                    "c093b89cdad90550c305397671d0a67a1e01861a583a8e31dc75819a9e1c9c23",
+                ),
+            ),
+        ],
+    );
+    let at = "2026-11-23T22:35:36Z".parse().unwrap();
+    let signature = Signature::read(&signed, at).unwrap().unwrap();
+    assert_eq!(signature.verify(&signed, br#"{"c":1}"#, SECRET), Ok(()));
+    assert_eq!(signature.verify(&signed, br#"{"c":2}"#, SECRET), Err(SignatureError::Wrong));
+}
+
+#[test]
 fn an_unsigned_payload_may_be_any() {
     let put = request(
         "PUT",

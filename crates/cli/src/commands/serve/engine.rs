@@ -105,6 +105,9 @@ impl Engine {
         self.versions().retain(|known, _| known.function != function || current.contains(known));
         self.0.fleet.set_reserved(function, self.0.catalog.reserved_concurrency(function));
         self.0.fleet.retire(function, &|known| current.contains(known));
+        if current.is_empty() {
+            self.0.recorder.forget_function(function);
+        }
     }
 
     /// As [`Engine::refresh`], of all functions.

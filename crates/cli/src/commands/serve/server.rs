@@ -244,5 +244,9 @@ pub(super) async fn serve(
     };
     follower.abort();
     logs.flush();
+    if let Some(spans) = services.spans {
+        // It waits for the collector.
+        let _ = tokio::task::spawn_blocking(move || spans.shut_down()).await;
+    }
     outcome
 }

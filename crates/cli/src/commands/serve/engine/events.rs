@@ -58,18 +58,31 @@ impl EventRunner for Engine {
     fn policy(&self, event: &Event) -> EventPolicy {
         let qualifier = event.qualifier.as_deref();
         let config = self.0.catalog.event_invoke_config(&event.function, qualifier);
-        let default = EventPolicy::default();
-        let Some(config) = config else { return default };
+        let mut policy = EventPolicy {
+            dead_letters: self.dead_letters(event).as_deref().and_then(destination),
+            ..EventPolicy::default()
+        };
+        let Some(config) = config else { return policy };
         let destination = |target: Option<String>| target.as_deref().and_then(destination);
-        EventPolicy {
-            retries: config.maximum_retry_attempts.unwrap_or(default.retries),
-            maximum_age: config
-                .maximum_event_age
-                .map_or(default.maximum_age, |seconds| Duration::from_secs(seconds.into())),
-            on_success: destination(config.on_success),
-            on_failure: destination(config.on_failure),
-            dead_letters: None,
+        policy.retries = config.maximum_retry_attempts.unwrap_or(policy.retries);
+        if let Some(seconds) = config.maximum_event_age {
+            policy.maximum_age = Duration::from_secs(seconds.into());
         }
+        policy.on_success = destination(config.on_success);
+        policy.on_failure = destination(config.on_failure);
+        policy
+    }
+}
+
+impl Engine {
+    /// What the version that the event is for names as its dead-letter queue.
+    fn dead_letters(&self, event: &Event) -> Option<String> {
+        let reference = FunctionReference {
+            qualifier: event.qualifier.clone(),
+            ..FunctionReference::of_name(&*event.function)
+        };
+        let resolved = self.0.catalog.resolve(&reference).ok()?;
+        resolved.version.configuration().dead_letter.clone()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
-use costrel_catalog::{AuthType, FunctionReference, InvokeMode, ResolveError};
+use costrel_catalog::{AuthType, FunctionReference, InvokeMode};
 use costrel_events::Event;
 use costrel_fleet::{FleetVersion, InvokeError, Invoked};
 use costrel_functions::{Invocation, ResponsePart};
@@ -28,22 +28,10 @@ impl Invoker for Engine {
         function: &str,
         qualifier: Option<&str>,
     ) -> Result<Arc<dyn Callable>, ApiError> {
-        let wrong = |error: costrel_catalog::ReferenceError| {
-            ApiError::new(ErrorKind::InvalidParameterValue, error.to_string())
-        };
-        let reference: FunctionReference = function.parse().map_err(wrong)?;
-        let reference = reference.qualified(qualifier).map_err(wrong)?;
-        let resolved = self.0.catalog.resolve(&reference).map_err(|error| {
-            let kind = match &error {
-                ResolveError::NotFound { .. } => ErrorKind::ResourceNotFound,
-                ResolveError::Pending { .. } => ErrorKind::ResourceConflict,
-                ResolveError::Failed { .. } => ErrorKind::SnapStart,
-            };
-            ApiError::new(kind, error.to_string())
-        })?;
-        let version = self
-            .fleet_version(&resolved.version)
-            .map_err(|error| ApiError::new(ErrorKind::InvalidParameterValue, error.to_string()))?;
+        let reference: FunctionReference = function.parse()?;
+        let reference = reference.qualified(qualifier)?;
+        let resolved = self.0.catalog.resolve(&reference)?;
+        let version = self.fleet_version(&resolved.version)?;
         Ok(Arc::new(Found {
             engine: self.clone(),
             version,
@@ -114,9 +102,6 @@ impl Callable for Found {
             client_context: invocation.client_context,
             accepted: SystemTime::now(),
         };
-        events
-            .enqueue(event)
-            .await
-            .map_err(|error| ApiError::new(ErrorKind::Service, error.to_string()))
+        Ok(events.enqueue(event).await?)
     }
 }
