@@ -10,7 +10,7 @@ use tokio::{
 };
 
 /// Which of the two.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Stream {
     Stdout,
     Stderr,

@@ -1,8 +1,8 @@
 //! The conversation about the machine's Lambda function.
 
 use costrel_agent_proto::v1::{
-    ContinueRestore, Credentials, GuestMessage, HostMessage, Invoke, KillRuntime, StartRuntime,
-    guest_message, host_message::Message,
+    ContinueRestore, Credentials, GuestMessage, HostMessage, Invoke, PlatformRecord, ShutDown,
+    ShutdownReason, StartRuntime, guest_message, host_message::Message,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -67,13 +67,21 @@ impl FunctionSession {
         self.send(Message::Invoke(invoke)).await
     }
 
-    /// Kills the runtime with all its processes. Its event is
+    /// Ends the runtime and its extensions, which takes up to 2 s if there are any. The event is
     /// [`guest_message::Message::RuntimeExited`].
     ///
     /// # Errors
     /// [`AgentError::BrokeOff`].
-    pub async fn kill_runtime(&self) -> Result<(), AgentError> {
-        self.send(Message::KillRuntime(KillRuntime {})).await
+    pub async fn shut_down(&self, reason: ShutdownReason) -> Result<(), AgentError> {
+        self.send(Message::ShutDown(ShutDown { reason: reason.into() })).await
+    }
+
+    /// Tells who has subscribed to the platform's records.
+    ///
+    /// # Errors
+    /// [`AgentError::BrokeOff`].
+    pub async fn tell_subscribers(&self, record: PlatformRecord) -> Result<(), AgentError> {
+        self.send(Message::PlatformRecord(record)).await
     }
 
     async fn send(&self, message: Message) -> Result<(), AgentError> {

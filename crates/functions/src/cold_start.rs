@@ -14,10 +14,11 @@ use costrel_vmm::{Saving, with_sources};
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
-    Initialization, Instance, InstanceError, Launch, StagedFunction, Timeline,
+    Initialization, Instance, InstanceError, StagedFunction, Timeline,
     init::Stand,
     instance::{ColdStart, Fitness, RuntimeStatus, sandbox_spec},
     log::{self, InitPhase, LogSink},
+    records,
 };
 
 /// How long a runtime's first initialisation may take, as on AWS.
@@ -107,7 +108,7 @@ impl Making {
                 AHEAD_INIT_LIMIT.max(spec.timeout.as_duration())
             }
         };
-        let initialised = instance.initialise(began + limit).await?;
+        let initialised = instance.initialise(InitPhase::Init, began + limit).await?;
         let took = began.elapsed();
         timeline.end("init", began);
         let stand = match initialised {
@@ -123,6 +124,8 @@ impl Making {
             instance = instance.save(&place, stand).await?;
             timeline.end("snapshot", began);
         }
+        let report = records::init_report(&instance.function.spec, InitPhase::Init, took);
+        instance.session.tell_subscribers(report).await?;
         instance.runtime = RuntimeStatus::Ready { unreported: Some(ColdStart::Init(took)) };
         if stand == Stand::RestoreNext {
             let began = Instant::now();
@@ -150,6 +153,8 @@ impl Making {
         }
         let mut instance = self.clone().instance(sandbox, Saving::Never).await?;
         instance.say_version(log::restore_start);
+        let start = records::restore_start(&instance.function);
+        instance.session.tell_subscribers(start).await?;
         let mut failure = None;
         if Stand::of_name(snapshot.note()) == Some(Stand::RestoreNext) {
             instance.give_credentials().await?;
@@ -160,6 +165,9 @@ impl Making {
         let took = began.elapsed();
         let status = failure.as_ref().map(super::init::InitFailure::status);
         instance.log.platform(&log::restore_report(took, status.as_ref()));
+        if failure.is_none() {
+            instance.session.tell_subscribers(records::restore_report(took)).await?;
+        }
         instance.runtime = match failure {
             None => RuntimeStatus::Ready { unreported: Some(ColdStart::Restore(took)) },
             Some(failure) => RuntimeStatus::Broken(failure),
@@ -179,6 +187,7 @@ impl Making {
             runtime: RuntimeStatus::Down,
             fitness: Fitness::Fit,
             peak_memory: 0,
+            shutting_down: Duration::ZERO,
             saving,
             publishing: None,
         })
@@ -187,12 +196,8 @@ impl Making {
 
 impl Instance {
     fn say_version(&self, line: fn(&str, &str) -> String) {
-        let function = &self.function;
-        if let (Launch::Bootstrap(runtime), Some(version)) =
-            (function.spec.package.launch, &function.runtime_version)
-        {
-            let arn = format!("arn:aws:lambda:{}::runtime:{version}", function.spec.region);
-            self.log.platform(&line(runtime.name(), &arn));
+        if let Some((name, arn)) = self.function.runtime_version() {
+            self.log.platform(&line(name, &arn));
         }
     }
 
@@ -214,6 +219,7 @@ impl Instance {
             runtime,
             fitness,
             peak_memory,
+            shutting_down,
             saving,
             publishing: _,
         } = self;
@@ -235,6 +241,7 @@ impl Instance {
             runtime,
             fitness,
             peak_memory,
+            shutting_down,
             saving,
             publishing,
         })

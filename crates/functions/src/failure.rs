@@ -1,7 +1,10 @@
 //! How functions fail, in AWS's words.
 
 use bytes::Bytes;
-use costrel_agent_client::wire::Exited;
+use costrel_agent_client::wire::{Exited, ExtensionFailure};
+
+/// The kind of a refused response.
+pub(crate) const RESPONSE_TOO_LARGE: &str = "Function.ResponseSizeTooLarge";
 
 /// A function's failure: what its caller is told instead of a result.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,6 +28,13 @@ impl FunctionError {
         let error_type =
             if exited.out_of_memory { "Runtime.OutOfMemory" } else { "Runtime.ExitError" };
         Self { error_type: error_type.to_owned(), payload: payload("Runtime.ExitError", &message) }
+    }
+
+    /// An extension has failed, and the runtime ended with it.
+    pub(crate) fn extension_failed(request_id: &str, failure: &ExtensionFailure) -> Self {
+        let error_type = extension_error_type(failure);
+        let message = format!("RequestId: {request_id} Error: {}", extension_reason(failure));
+        Self { error_type: error_type.to_owned(), payload: payload(error_type, &message) }
     }
 
     /// The runtime could not be started.
@@ -53,7 +63,7 @@ impl FunctionError {
     pub(crate) fn response_too_large(limit: usize) -> Self {
         let message =
             format!("Response payload size exceeded maximum allowed payload size ({limit} bytes).");
-        let error_type = "Function.ResponseSizeTooLarge";
+        let error_type = RESPONSE_TOO_LARGE;
         Self { error_type: error_type.to_owned(), payload: payload(error_type, &message) }
     }
 }
@@ -69,6 +79,23 @@ pub(crate) fn exit_reason(exited: &Exited) -> String {
         (Some(signal), _) => format!("Runtime exited with error: signal: {}", signal_name(signal)),
         (None, Some(0) | None) => "Runtime exited without providing a reason".to_owned(),
         (None, Some(code)) => format!("Runtime exited with error: exit status {code}"),
+    }
+}
+
+/// The kind of failure, which is one of AWS's whatever the guest says.
+pub(crate) fn extension_error_type(failure: &ExtensionFailure) -> &'static str {
+    let kinds = ["Extension.InitError", "Extension.ExitError", "Extension.LaunchError"];
+    kinds.into_iter().find(|kind| *kind == failure.error_type).unwrap_or("Extension.Crash")
+}
+
+/// `exit code 0`, `exit status 3`, `signal: killed`; or why it did not start.
+pub(crate) fn extension_reason(failure: &ExtensionFailure) -> String {
+    const LIMIT: usize = 1024;
+    match &failure.exited {
+        None => failure.message.chars().take(LIMIT).collect(),
+        Some(Exited { signal: Some(signal), .. }) => format!("signal: {}", signal_name(*signal)),
+        Some(Exited { code: Some(code @ 1..), .. }) => format!("exit status {code}"),
+        Some(_) => "exit code 0".to_owned(),
     }
 }
 
@@ -142,6 +169,29 @@ mod tests {
         assert!(
             text(&error).contains("Runtime.ExitError") && text(&error).contains("signal: killed")
         );
+    }
+
+    #[test]
+    fn extensions_fail_in_awss_words() {
+        let exited = |code, signal| Some(Exited { code, signal, out_of_memory: false });
+        let failure = |error_type: &str, exited| ExtensionFailure {
+            error_type: error_type.into(),
+            exited,
+            message: "fork/exec /opt/extensions/x: permission denied".into(),
+        };
+        let error = FunctionError::extension_failed(
+            "id",
+            &failure("Extension.InitError", exited(Some(0), None)),
+        );
+        assert_eq!(
+            text(&error),
+            r#"{"errorType":"Extension.InitError","errorMessage":"RequestId: id Error: exit code 0"}"#
+        );
+        let reason = |exited| extension_reason(&failure("", exited));
+        assert_eq!(reason(exited(Some(255), None)), "exit status 255");
+        assert_eq!(reason(exited(None, Some(9))), "signal: killed");
+        assert_eq!(reason(None), "fork/exec /opt/extensions/x: permission denied");
+        assert_eq!(extension_error_type(&failure("made up", None)), "Extension.Crash");
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! How an initialisation ends.
 
 use bytes::Bytes;
-use costrel_agent_client::wire::Exited;
+use costrel_agent_client::wire::{Exited, ExtensionFailure, RuntimeExited};
 
-use crate::{FunctionError, log::FailureStatus};
+use crate::{FunctionError, failure::extension_error_type, log::FailureStatus};
 
 /// Where a runtime stands that has been initialised.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,8 +37,18 @@ pub(crate) enum InitFailure {
         body: Bytes,
     },
     Exited(Exited),
+    Extension(ExtensionFailure),
     NoRuntime(String),
     Timeout,
+}
+
+impl From<RuntimeExited> for InitFailure {
+    fn from(over: RuntimeExited) -> Self {
+        match over.extension_failure {
+            Some(failure) => Self::Extension(failure),
+            None => Self::Exited(over.exited.unwrap_or_default()),
+        }
+    }
 }
 
 impl InitFailure {
@@ -48,6 +58,7 @@ impl InitFailure {
             Self::Reported { error_type, .. } => error_type.clone(),
             Self::Exited(exited) if exited.out_of_memory => "Runtime.OutOfMemory".to_owned(),
             Self::Exited(_) => "Runtime.ExitError".to_owned(),
+            Self::Extension(failure) => extension_error_type(failure).to_owned(),
             Self::NoRuntime(_) => "Runtime.InvalidEntrypoint".to_owned(),
         })
     }
@@ -58,6 +69,7 @@ impl InitFailure {
             // The caller gets what the runtime said, word for word.
             Self::Reported { error_type, body } => FunctionError { error_type, payload: body },
             Self::Exited(exited) => FunctionError::exited(request_id, &exited),
+            Self::Extension(failure) => FunctionError::extension_failed(request_id, &failure),
             Self::NoRuntime(reason) => FunctionError::no_runtime(request_id, &reason),
             Self::Timeout => timed_out,
         }

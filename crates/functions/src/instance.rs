@@ -8,8 +8,8 @@ use std::{
 use costrel_agent_client::{
     AgentError, FunctionSession,
     wire::{
-        Account, Credentials, Exited, OutputStream, ProcessSpec, RootAccess, StartRuntime,
-        guest_message::Message,
+        Account, Credentials, FunctionIdentity, InitPhase as WirePhase, OutputStream, ProcessSpec,
+        RootAccess, RuntimeExited, StartRuntime, guest_message::Message,
     },
 };
 use costrel_sandbox::{Sandbox, SandboxSpec, StartError};
@@ -21,13 +21,16 @@ use crate::{
     ResponsePart, ShutdownReason, StagedFunction, Timeline,
     cold_start::Publishing,
     environment::credentials_token,
-    failure::{exit_reason, timeout_reason},
+    failure::{
+        RESPONSE_TOO_LARGE, exit_reason, extension_error_type, extension_reason, timeout_reason,
+    },
     init::{InitFailure, Stand},
     log::{self, FailureStatus, InitPhase, LogSink},
+    records,
     response::ResponseIntake,
 };
 
-/// How long a runtime that was killed may take to be gone.
+/// How long runtime and extensions that are to end may take to be gone: 2 s are for themselves.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 /// The memory, in MB, with which a function gets one vCPU's worth of CPU on AWS.
@@ -50,7 +53,7 @@ pub enum InstanceError {
     #[error(transparent)]
     Agent(#[from] AgentError),
     /// The runtime could not be killed.
-    #[error("the function's runtime did not end within {} s of being killed", KILL_LIMIT.as_secs())]
+    #[error("the function's runtime did not end within {} s of being told to", KILL_LIMIT.as_secs())]
     Unkillable,
 }
 
@@ -63,6 +66,8 @@ pub struct Instance {
     pub(crate) runtime: RuntimeStatus,
     pub(crate) fitness: Fitness,
     pub(crate) peak_memory: u64,
+    /// What of the invocation's time went into ending runtime and extensions.
+    pub(crate) shutting_down: Duration,
     /// Whether instances to come go on from this one.
     pub(crate) saving: Saving,
     /// A snapshot of it that is being completed.
@@ -143,8 +148,11 @@ impl Instance {
 
     /// Ends the instance as [`Instance::stop`] does, after its extensions were told why and had
     /// their time to end.
-    pub async fn shut_down(self, reason: ShutdownReason) {
-        let _ = reason;
+    pub async fn shut_down(mut self, reason: ShutdownReason) {
+        if self.fitness == Fitness::Fit && matches!(self.runtime, RuntimeStatus::Ready { .. }) {
+            // The machine ends in any case.
+            let _ = self.end_runtime(reason).await;
+        }
         self.stop().await;
     }
 
@@ -164,6 +172,7 @@ impl Instance {
         timeline: &mut Timeline,
     ) -> Result<Outcome, InstanceError> {
         self.fitness = Fitness::Busy;
+        self.shutting_down = Duration::ZERO;
         let id = &invocation.request_id;
         let spec = &self.function.spec;
         let limit = spec.timeout.as_duration();
@@ -203,7 +212,7 @@ impl Instance {
         let spec = &self.function.spec;
         let report = Report {
             // What is above the limit is this side's own doing.
-            duration: began.elapsed().min(limit),
+            duration: began.elapsed().saturating_sub(self.shutting_down).min(limit),
             init_duration: cold_start.and_then(|it| match it {
                 ColdStart::Init(took) => Some(took),
                 ColdStart::Restore(_) => None,
@@ -219,6 +228,13 @@ impl Instance {
         timeline.end("invoke", began);
         self.log.platform(&log::end(id));
         self.log.platform(&log::report(id, &report));
+        if let Some(line) = log::xray(&invocation.trace_id) {
+            self.log.platform(&line);
+        }
+        if matches!(self.runtime, RuntimeStatus::Ready { .. }) {
+            self.session.tell_subscribers(records::end(invocation)).await?;
+            self.session.tell_subscribers(records::report(invocation, &report)).await?;
+        }
         self.fitness = fitness;
         Ok(Outcome { reply: answer.reply, report })
     }
@@ -226,6 +242,7 @@ impl Instance {
     /// Starts the runtime and waits until it is initialised. When it fails, nothing of it runs on.
     pub(crate) async fn initialise(
         &mut self,
+        phase: InitPhase,
         deadline: Instant,
     ) -> Result<Result<Stand, InitFailure>, InstanceError> {
         let function = &self.function;
@@ -235,11 +252,22 @@ impl Instance {
             working_directory: function.working_directory.clone(),
             user: format!("{SANDBOX_UID}:{SANDBOX_GID}"),
         };
+        let spec = &function.spec;
+        let identity = FunctionIdentity {
+            name: spec.name.clone(),
+            version: spec.version.clone(),
+            handler: function.handler.clone().unwrap_or_default(),
+            account_id: spec.account_id.clone(),
+        };
         let start = StartRuntime {
             process: Some(process),
             bootstrap_candidates: function.bootstraps.clone(),
-            snap_start: function.spec.initialization == Initialization::SnapStart,
+            snap_start: spec.initialization == Initialization::SnapStart,
             reseed: self.saving == Saving::Expected,
+            function: Some(identity),
+            initialization_type: spec.initialization.name().to_owned(),
+            phase: WirePhase::from(phase).into(),
+            records: vec![records::init_start(function, phase)],
         };
         self.give_credentials().await?;
         self.session.start_runtime(start).await?;
@@ -251,11 +279,18 @@ impl Instance {
         &mut self,
         deadline: Instant,
     ) -> Result<Result<(), InitFailure>, InstanceError> {
-        match self.initialise(deadline).await? {
-            Ok(Stand::Next) => Ok(Ok(())),
-            Ok(Stand::RestoreNext) => self.go_on(deadline).await,
-            Err(failure) => Ok(Err(failure)),
+        let began = Instant::now();
+        let ready = match self.initialise(InitPhase::Invoke, deadline).await? {
+            Ok(Stand::Next) => Ok(()),
+            Ok(Stand::RestoreNext) => self.go_on(deadline).await?,
+            Err(failure) => Err(failure),
+        };
+        if ready.is_ok() {
+            let spec = &self.function.spec;
+            let report = records::init_report(spec, InitPhase::Invoke, began.elapsed());
+            self.session.tell_subscribers(report).await?;
         }
+        Ok(ready)
     }
 
     /// Lets a runtime go on that waits in `restore/next`, to its readiness for an invocation.
@@ -290,15 +325,15 @@ impl Instance {
                 Some(Message::InitDone(_)) => return Ok(Ok(Stand::Next)),
                 Some(Message::RestoreReady(_)) => return Ok(Ok(Stand::RestoreNext)),
                 Some(Message::InitError(report) | Message::RestoreError(report)) => {
-                    self.kill_runtime().await?;
+                    self.end_runtime(ShutdownReason::Failure).await?;
                     break InitFailure::Reported {
                         error_type: report.error_type,
                         body: report.body,
                     };
                 }
-                Some(Message::RuntimeExited(exited)) => {
-                    self.peak_memory = self.peak_memory.max(exited.peak_memory_bytes);
-                    break InitFailure::Exited(exited.exited.unwrap_or_default());
+                Some(Message::RuntimeExited(over)) => {
+                    self.note_end(&over);
+                    break over.into();
                 }
                 Some(Message::RuntimeStartFailure(failure)) => {
                     break InitFailure::NoRuntime(failure.message);
@@ -306,7 +341,7 @@ impl Instance {
                 // Nothing else belongs here.
                 Some(_) => {}
                 None => {
-                    self.kill_runtime().await?;
+                    self.end_runtime(ShutdownReason::Timeout).await?;
                     break InitFailure::Timeout;
                 }
             }
@@ -323,6 +358,8 @@ impl Instance {
     ) -> Result<Answer, InstanceError> {
         let id = &invocation.request_id;
         self.runtime = RuntimeStatus::Down;
+        let version = &self.function.spec.version;
+        self.session.tell_subscribers(records::start(invocation, version)).await?;
         self.session.invoke(invocation.to_wire(wall_deadline)).await?;
         let mut response = ResponseIntake::new(parts);
         loop {
@@ -353,10 +390,9 @@ impl Instance {
                     });
                     return Ok(Answer { reply, failure: None });
                 }
-                Message::RuntimeExited(exited) => {
-                    self.peak_memory = self.peak_memory.max(exited.peak_memory_bytes);
-                    let exited = exited.exited.unwrap_or_default();
-                    return Ok(self.exited_during(id, response.into_outcome(), &exited));
+                Message::RuntimeExited(over) => {
+                    self.note_end(&over);
+                    return Ok(self.exited_during(id, response.into_outcome(), over));
                 }
                 _ => Ok(()),
             };
@@ -371,7 +407,7 @@ impl Instance {
         id: &str,
         response: ResponseIntake,
     ) -> Result<Answer, InstanceError> {
-        self.kill_runtime().await?;
+        self.end_runtime(ShutdownReason::Timeout).await?;
         // A response that is complete stays one, even if the runtime never came back.
         let limit = self.function.spec.timeout.as_duration();
         let reply =
@@ -379,26 +415,48 @@ impl Instance {
         Ok(Answer { reply, failure: Some(FailureStatus::Timeout) })
     }
 
-    /// The runtime has ended in an invocation. Its next one starts it anew.
+    /// Runtime and extensions have ended in an invocation. The next one starts them anew.
     fn exited_during(
         &self,
         id: &str,
         reply: Option<Result<Reply, FunctionError>>,
-        exited: &Exited,
+        over: RuntimeExited,
     ) -> Answer {
-        self.log.platform(&log::exited(id, &exit_reason(exited)));
-        let error = FunctionError::exited(id, exited);
+        // A client whose response was refused may end by that. It is no news.
+        if let Some(Err(refused)) = &reply
+            && refused.error_type == RESPONSE_TOO_LARGE
+        {
+            return Answer { reply: Err(refused.clone()), failure: None };
+        }
+        let (reason, error_type, error) = match over.extension_failure {
+            Some(failure) => (
+                extension_reason(&failure),
+                extension_error_type(&failure),
+                FunctionError::extension_failed(id, &failure),
+            ),
+            None => {
+                let exited = over.exited.unwrap_or_default();
+                (exit_reason(&exited), "Runtime.ExitError", FunctionError::exited(id, &exited))
+            }
+        };
+        self.log.platform(&log::exited(id, &reason, error_type));
         let failure = Some(FailureStatus::Error(error.error_type.clone()));
         Answer { reply: reply.unwrap_or(Err(error)), failure }
     }
 
-    async fn kill_runtime(&mut self) -> Result<(), InstanceError> {
-        self.session.kill_runtime().await?;
+    fn note_end(&mut self, over: &RuntimeExited) {
+        self.peak_memory = self.peak_memory.max(over.peak_memory_bytes);
+        self.shutting_down += Duration::from_micros(over.shutdown_us);
+    }
+
+    /// Ends runtime and extensions, as on AWS where it resets a sandbox. What is in /tmp stays.
+    async fn end_runtime(&mut self, reason: ShutdownReason) -> Result<(), InstanceError> {
+        self.session.shut_down(reason.into()).await?;
         let deadline = Instant::now() + KILL_LIMIT;
         loop {
             match self.event_until(deadline).await? {
-                Some(Message::RuntimeExited(exited)) => {
-                    self.peak_memory = self.peak_memory.max(exited.peak_memory_bytes);
+                Some(Message::RuntimeExited(over)) => {
+                    self.note_end(&over);
                     return Ok(());
                 }
                 Some(_) => {}
@@ -407,7 +465,7 @@ impl Instance {
         }
     }
 
-    /// The next event but output, which goes to the log; nothing when the time is up.
+    /// The next event but what is printed, which goes to the log; nothing when the time is up.
     async fn event_until(&mut self, deadline: Instant) -> Result<Option<Message>, InstanceError> {
         loop {
             let event = match tokio::time::timeout_at(deadline.into(), self.session.event()).await {
@@ -415,15 +473,18 @@ impl Instance {
                 Ok(Ok(event)) => event,
                 Ok(Err(error)) => return Err(self.broken(error).await),
             };
-            if let Message::Output(output) = event {
-                let stream = OutputStream::try_from(output.stream).unwrap_or(OutputStream::Stderr);
-                self.log.function(stream, &output.data);
-                // A function that prints without a pause must not keep time from passing.
-                if Instant::now() >= deadline {
-                    return Ok(None);
+            match event {
+                Message::Output(output) => {
+                    let stream =
+                        OutputStream::try_from(output.stream).unwrap_or(OutputStream::Stderr);
+                    self.log.function(stream, &output.data);
                 }
-            } else {
-                return Ok(Some(event));
+                Message::PlatformLine(line) => self.log.platform(&log::guests_line(&line)),
+                event => return Ok(Some(event)),
+            }
+            // A function that prints without a pause must not keep time from passing.
+            if Instant::now() >= deadline {
+                return Ok(None);
             }
         }
     }
@@ -433,6 +494,15 @@ impl Instance {
         match tokio::time::timeout(Duration::from_secs(2), self.sandbox.machine().wait()).await {
             Ok(exit) => InstanceError::Ended(exit),
             Err(_) => error.into(),
+        }
+    }
+}
+
+impl From<InitPhase> for WirePhase {
+    fn from(phase: InitPhase) -> Self {
+        match phase {
+            InitPhase::Init => Self::Init,
+            InitPhase::Invoke => Self::Invoke,
         }
     }
 }

@@ -24,6 +24,7 @@ mod instance;
 mod invocation;
 mod limits;
 mod package;
+mod records;
 mod response;
 mod runtime;
 mod shutdown;

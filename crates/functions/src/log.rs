@@ -11,7 +11,7 @@ pub trait LogSink: Send + Sync {
     /// A line of the platform's own, without its line end.
     fn platform(&self, line: &str);
 
-    /// A piece of what the function printed, as it came.
+    /// A piece of what function or extensions ([`OutputStream::Extension`]) printed, as it came.
     fn function(&self, stream: OutputStream, data: &[u8]);
 
     /// Something that whoever runs the function should know, and that is none of the function's own
@@ -37,6 +37,15 @@ pub enum FailureStatus {
     Error(String),
 }
 
+impl InitPhase {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Init => "init",
+            Self::Invoke => "invoke",
+        }
+    }
+}
+
 impl FailureStatus {
     fn text(&self) -> String {
         match self {
@@ -47,7 +56,7 @@ impl FailureStatus {
     }
 }
 
-fn milliseconds(duration: Duration) -> f64 {
+pub(crate) fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
@@ -56,13 +65,10 @@ pub(crate) fn init_start(runtime: &str, arn: &str) -> String {
 }
 
 pub(crate) fn init_report(duration: Duration, phase: InitPhase, status: &FailureStatus) -> String {
-    let phase = match phase {
-        InitPhase::Init => "init",
-        InitPhase::Invoke => "invoke",
-    };
     format!(
-        "INIT_REPORT Init Duration: {:.2} ms\tPhase: {phase}\t{}",
+        "INIT_REPORT Init Duration: {:.2} ms\tPhase: {}\t{}",
         milliseconds(duration),
+        phase.name(),
         status.text()
     )
 }
@@ -93,9 +99,26 @@ pub(crate) fn timed_out(now: jiff::Timestamp, request_id: &str, reason: &str) ->
     format!("{} {request_id} {reason}\n", now.strftime("%Y-%m-%dT%H:%M:%S.%3fZ"))
 }
 
-/// What it has of a runtime that ended.
-pub(crate) fn exited(request_id: &str, reason: &str) -> String {
-    format!("RequestId: {request_id} Error: {reason}\nRuntime.ExitError")
+/// What it has of a runtime or an extension that ended.
+pub(crate) fn exited(request_id: &str, reason: &str, error_type: &str) -> String {
+    format!("RequestId: {request_id} Error: {reason}\n{error_type}")
+}
+
+/// The line after REPORT, of an invocation that X-Ray has sampled.
+pub(crate) fn xray(trace_id: &str) -> Option<String> {
+    let part = |name| trace_id.split(';').find_map(|part| part.trim().strip_prefix(name));
+    if part("Sampled=") != Some("1") {
+        return None;
+    }
+    let (root, segment) = (part("Root=")?, part("Parent=")?);
+    Some(format!("XRAY TraceId: {root}\tSegmentId: {segment}\tSampled: true"))
+}
+
+/// A line that the agent in the guest has made: nobody trusts it to be one, nor to be short.
+pub(crate) fn guests_line(line: &str) -> String {
+    const LIMIT: usize = 4096;
+    let printable = |letter: &char| *letter == '\t' || !letter.is_control();
+    line.chars().filter(printable).take(LIMIT).collect()
 }
 
 pub(crate) fn report(request_id: &str, report: &Report) -> String {
@@ -111,12 +134,15 @@ pub(crate) fn report(request_id: &str, report: &Report) -> String {
     }
     if let Some(restore) = report.restore_duration {
         line += &format!(
-            "Restore Duration: {:.2} ms\tBilled Restore Duration: {} ms\t",
+            "Restore Duration: {:.2} ms\tBilled Restore Duration: {} ms",
             milliseconds(restore),
             billed_milliseconds(restore)
         );
     }
     if let Some(failure) = &report.failure {
+        if report.restore_duration.is_some() {
+            line.push('\t');
+        }
         line += &failure.text();
     }
     line
@@ -150,8 +176,10 @@ mod tests {
         };
         assert!(
             report("id", &restored)
-                .ends_with("35 MB\tRestore Duration: 398.97 ms\tBilled Restore Duration: 399 ms\t")
+                .ends_with("35 MB\tRestore Duration: 398.97 ms\tBilled Restore Duration: 399 ms")
         );
+        let restored = Report { failure: Some(FailureStatus::Timeout), ..restored };
+        assert!(report("id", &restored).ends_with("Duration: 399 ms\tStatus: timeout"));
         let failed = Report {
             init_duration: None,
             failure: Some(FailureStatus::Error("Runtime.ExitError".into())),
@@ -187,6 +215,24 @@ mod tests {
             restore_report(took, Some(&FailureStatus::Error("Runtime.AfterRestoreError".into()))),
             "RESTORE_REPORT Restore Duration: 398.97 ms\tStatus: error\tError Type: Runtime.AfterRestoreError"
         );
+    }
+
+    #[test]
+    fn only_what_is_sampled_has_a_trace_line() {
+        assert_eq!(
+            xray("Root=1-5e34a614-10bd;Parent=07f5;Sampled=1").as_deref(),
+            Some("XRAY TraceId: 1-5e34a614-10bd\tSegmentId: 07f5\tSampled: true")
+        );
+        for unsampled in ["", "Root=1-5e34a614-10bd;Parent=07f5;Sampled=0", "Root=1;Parent=2"] {
+            assert_eq!(xray(unsampled), None, "{unsampled}");
+        }
+    }
+
+    #[test]
+    fn a_guest_makes_no_lines_of_others() {
+        let line = guests_line("EXTENSION\tName: x\nREPORT RequestId: forged\r\u{1b}[31m");
+        assert_eq!(line, "EXTENSION\tName: xREPORT RequestId: forged[31m");
+        assert_eq!(guests_line(&"x".repeat(10_000)).len(), 4096);
     }
 
     #[test]

@@ -71,11 +71,23 @@ pub struct StagedFunction {
     pub(crate) working_directory: String,
     /// What of the host's loopback it reaches.
     pub(crate) host_ports: Vec<HostPort>,
+    /// What `_HANDLER` says.
+    pub(crate) handler: Option<String>,
     /// The image's digest in hex, which names the runtime's version.
-    pub(crate) runtime_version: Option<String>,
+    pub(crate) image_digest: Option<String>,
 }
 
 impl StagedFunction {
+    /// The name and ARN of its runtime's version, if AWS would say them.
+    pub(crate) fn runtime_version(&self) -> Option<(&'static str, String)> {
+        let (Launch::Bootstrap(runtime), Some(digest)) =
+            (self.spec.package.launch, &self.image_digest)
+        else {
+            return None;
+        };
+        Some((runtime.name(), format!("arn:aws:lambda:{}::runtime:{digest}", self.spec.region)))
+    }
+
     /// The function.
     #[must_use]
     pub fn spec(&self) -> &FunctionSpec {
@@ -236,7 +248,8 @@ impl Stage {
             environment,
             working_directory: own_directory.unwrap_or_else(|| "/var/task".to_owned()),
             host_ports,
-            runtime_version: image.map(|image| image.manifest_digest.hex()),
+            handler,
+            image_digest: image.map(|image| image.manifest_digest.hex()),
             spec,
         })
     }

@@ -1,10 +1,10 @@
-//! The Runtime API's replies other than an invocation.
+//! The replies to runtime and extensions, but for invocations.
 
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
 use http_body_util::Full;
 
-use super::{protocol::RESPONSE_LIMIT, state::Refusal};
+use super::{extensions::ExtensionRefusal, protocol::RESPONSE_LIMIT, state::Refusal};
 
 /// A reply with its body.
 pub(super) type Reply = Response<Full<Bytes>>;
@@ -18,13 +18,26 @@ fn reply(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>)
     reply
 }
 
-fn error(status: StatusCode, error_type: &str, message: &str) -> Reply {
+pub(super) fn error(status: StatusCode, error_type: &str, message: &str) -> Reply {
     let body = serde_json::json!({ "errorMessage": message, "errorType": error_type });
     reply(status, "application/json", body.to_string())
 }
 
 pub(super) fn accepted() -> Reply {
     reply(StatusCode::ACCEPTED, "application/json", r#"{"status":"OK"}"#)
+}
+
+/// A telemetry subscription was taken.
+pub(super) fn subscribed() -> Reply {
+    reply(StatusCode::OK, "text/plain", "\"OK\"")
+}
+
+pub(super) fn json(body: &serde_json::Value) -> Reply {
+    reply(StatusCode::OK, "application/json", body.to_string())
+}
+
+pub(super) fn extension_refused(refusal: &ExtensionRefusal) -> Reply {
+    error(StatusCode::FORBIDDEN, refusal.kind(), &refusal.to_string())
 }
 
 pub(super) fn restored() -> Reply {

@@ -1,65 +1,32 @@
-//! The HTTP server on 127.0.0.1:9001 that the function's runtime talks to.
+//! `/2018-06-01/…`: the runtime's calls.
 //!
-//! Specification: AWS's Lambda Runtime API, version 2018-06-01, with what SnapStart adds to it; and
-//! the container credentials provider of AWS's SDKs.
+//! Specification: AWS's Lambda Runtime API, version 2018-06-01, with what SnapStart adds to it.
 
-use std::{convert::Infallible, io, sync::Arc};
+use std::sync::Arc;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
 use costrel_agent_proto::v1::{
-    ErrorReport, InitDone, Invoke, InvokeDone, ResponseEnd, ResponseMode, ResponseStart,
-    RestoreReady, guest_message::Message,
+    ErrorReport, Invoke, ResponseEnd, ResponseMode, ResponseStart, guest_message::Message,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
 use http_body_util::{BodyExt as _, Full};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use hyper::body::Incoming;
 
 use super::{
+    body::{read_bounded, text_header},
+    invocation::UnderWay,
     protocol::{self, RESPONSE_LIMIT},
+    readiness::Pause,
     replies::{self, Reply},
     session::Shared,
     state::{Ended, Refusal, RuntimeState},
 };
 
-/// Serves connections until the executor ends.
-pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let _ = stream.set_nodelay(true);
-                tokio::spawn(serve_connection(stream, Arc::clone(&shared)));
-            }
-            // Out of file descriptors: connections must end before another can begin.
-            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
-        }
-    }
-}
-
-async fn serve_connection(stream: tokio::net::TcpStream, shared: Arc<Shared>) {
-    let service = service_fn(move |request| {
-        let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(handle(&shared, request).await) }
-    });
-    // A runtime that breaks off is seen by its process's end, or by its next call.
-    let _ = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-}
-
-async fn handle(shared: &Shared, request: Request<Incoming>) -> Reply {
-    let path = request.uri().path().to_owned();
+/// Answers a call; `path` is what follows `/2018-06-01/`.
+pub(super) async fn handle(shared: &Arc<Shared>, path: &str, request: Request<Incoming>) -> Reply {
     let get = request.method() == Method::GET;
     let post = request.method() == Method::POST;
-    if path == protocol::CREDENTIALS_PATH && get {
-        return credentials(shared, request.headers());
-    }
-    let Some(path) = path.strip_prefix("/2018-06-01/") else {
-        return replies::not_found();
-    };
     let segments: Vec<&str> = path.split('/').collect();
     match segments[..] {
         ["ping"] if get => replies::pong(),
@@ -81,19 +48,16 @@ async fn handle(shared: &Shared, request: Request<Incoming>) -> Reply {
     }
 }
 
-async fn next(shared: &Shared) -> Reply {
+async fn next(shared: &Arc<Shared>) -> Reply {
     let ended = match shared.runtime().state.ask_next() {
         Ok(ended) => ended,
         Err(refusal) => return replies::refused(&refusal),
     };
-    if ended != Ended::Nothing {
-        shared.drain_output().await;
-        shared
-            .send(match ended {
-                Ended::Init => Message::InitDone(InitDone {}),
-                _ => Message::InvokeDone(InvokeDone { peak_memory_bytes: shared.peak_memory() }),
-            })
-            .await;
+    match ended {
+        Ended::Init => shared.runtime_ready(Pause::Init),
+        Ended::Restore => shared.runtime_ready(Pause::Restore),
+        Ended::Invocation => shared.runtime_ready(Pause::Invocation),
+        Ended::Nothing => {}
     }
     invocation(shared.next_invocation().await)
 }
@@ -128,8 +92,9 @@ async fn response(shared: &Shared, id: &str, request: Request<Incoming>) -> Repl
         Some(mode) if mode.eq_ignore_ascii_case(b"streaming") => ResponseMode::Streaming,
         Some(_) => return replies::invalid_response_mode(),
     };
-    let content_type = text_header(request.headers(), header::CONTENT_TYPE);
+    let content_type = text_header(request.headers(), &header::CONTENT_TYPE);
     let start = ResponseStart { request_id: id.to_owned(), mode: mode.into(), content_type };
+    shared.under_way(UnderWay::response_begins);
     shared.send(Message::ResponseStart(start)).await;
 
     let mut body = request.into_body();
@@ -153,6 +118,7 @@ async fn response(shared: &Shared, id: &str, request: Request<Incoming>) -> Repl
             // What is above the limit is read, so that the runtime gets to see the refusal.
             Ok(data) => {
                 length += data.len();
+                shared.under_way(|it| it.produced(data.len()));
                 if mode == ResponseMode::Streaming || length <= RESPONSE_LIMIT {
                     shared.send(Message::ResponseChunk(data)).await;
                 }
@@ -160,6 +126,7 @@ async fn response(shared: &Shared, id: &str, request: Request<Incoming>) -> Repl
             Err(frame) => trailers.extend(frame.into_trailers().unwrap_or_default()),
         }
     }
+    shared.under_way(UnderWay::response_ends);
     if mode == ResponseMode::Buffered && length > RESPONSE_LIMIT {
         shared.send(Message::InvokeError(response_too_large(id))).await;
         shared.runtime().state.answered(id);
@@ -227,25 +194,13 @@ async fn failure(
     replies::accepted()
 }
 
-async fn restore_next(shared: &Shared) -> Reply {
+async fn restore_next(shared: &Arc<Shared>) -> Reply {
     if let Err(refusal) = shared.runtime().state.ask_restore() {
         return replies::refused(&refusal);
     }
-    shared.drain_output().await;
-    shared.send(Message::RestoreReady(RestoreReady {})).await;
+    shared.runtime_ready(Pause::RestoreReady);
     shared.restored().await;
     replies::restored()
-}
-
-fn credentials(shared: &Shared, headers: &HeaderMap) -> Reply {
-    let Some(credentials) = shared.credentials() else { return replies::not_found() };
-    match headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes) {
-        None | Some(b"") => replies::no_credentials(StatusCode::UNAUTHORIZED),
-        Some(token) if token == credentials.authorization_token.as_bytes() => {
-            replies::credentials(credentials.body)
-        }
-        Some(_) => replies::no_credentials(StatusCode::FORBIDDEN),
-    }
 }
 
 async fn error_report(id: &str, request: Request<Incoming>) -> Result<ErrorReport, Reply> {
@@ -254,31 +209,4 @@ async fn error_report(id: &str, request: Request<Incoming>) -> Result<ErrorRepor
         read_bounded(request.into_body()).await.map_err(|_: hyper::Error| replies::truncated())?;
     let body = body.ok_or_else(replies::too_large)?;
     Ok(ErrorReport { error_type, body, request_id: id.to_owned() })
-}
-
-/// The whole body, or nothing if it is above the limit; it is read to its end in any case.
-async fn read_bounded(mut body: Incoming) -> Result<Option<Bytes>, hyper::Error> {
-    let mut whole = Vec::new();
-    let mut fits = true;
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame?.into_data() {
-            fits = fits && whole.len() + data.len() <= RESPONSE_LIMIT;
-            if fits {
-                whole.extend_from_slice(&data);
-            }
-        }
-    }
-    Ok(fits.then(|| whole.into()))
-}
-
-fn text_header(headers: &HeaderMap, name: HeaderName) -> String {
-    headers
-        .get(name)
-        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-        .unwrap_or_default()
-}
-
-/// Binds the Runtime API's port, or any free one in tests.
-pub(super) async fn bind(port: u16) -> io::Result<TcpListener> {
-    TcpListener::bind(("127.0.0.1", port)).await
 }

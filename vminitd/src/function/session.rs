@@ -6,43 +6,77 @@ use std::{
 };
 
 use costrel_agent_proto::v1::{
-    ContinueRestore, Credentials, GuestMessage, HostMessage, Invoke, KillRuntime,
-    functions_server::Functions, guest_message, host_message::Message,
+    ContinueRestore, Credentials, FunctionIdentity, GuestMessage, HostMessage, InitPhase, Invoke,
+    PlatformRecord, ShutdownReason, StartRuntime, functions_server::Functions, guest_message,
+    host_message::Message,
 };
-use tokio::sync::{Mutex as AsyncMutex, Notify, mpsc};
+use tokio::sync::{Mutex as AsyncMutex, Notify, futures::Notified, mpsc};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{protocol, runtime_api, state::RuntimeState, supervisor};
+use super::{
+    extensions::{Event, Registry},
+    invocation::UnderWay,
+    life::{self, Init},
+    protocol, server,
+    state::RuntimeState,
+    telemetry::{Hub, Record},
+};
 use crate::{cgroup::Cgroup, output::Output, reaper::Reaper, transport::Retirement};
 
-/// What the Runtime API, the supervisor and the session share.
+/// What the parts of this module share.
 #[derive(Debug)]
 pub(super) struct Shared {
     runtime: Mutex<Runtime>,
+    pub(super) telemetry: Hub,
     credentials: Mutex<Option<Credentials>>,
-    /// An invocation has come, or word that the runtime may go on after a restore.
-    arrived: Notify,
+    /// Something about the runtime or an extension is not as it was.
+    change: Notify,
     outbox: mpsc::Sender<guest_message::Message>,
     pub(super) reaper: Reaper,
     /// Set once the root was prepared.
     pub(super) cgroup: Arc<OnceLock<Cgroup>>,
 }
 
-/// The runtime process as the agent knows it.
+/// The runtime and its extensions as the agent knows them.
 #[derive(Debug, Default)]
 pub(super) struct Runtime {
+    /// Counts the times that they were started or have ended.
+    pub(super) life: u64,
     pub(super) state: RuntimeState,
-    pub(super) output: Option<Arc<Output>>,
-    /// Whether it was told that it may be restored.
+    pub(super) extensions: Registry,
+    pub(super) function: FunctionIdentity,
+    pub(super) init: Init,
+    /// Of each process.
+    pub(super) outputs: Vec<Arc<Output>>,
+    /// Whether the runtime was told that it may be restored.
     pub(super) snap_start: bool,
+    pub(super) under_way: Option<UnderWay>,
     waiting: Option<Invoke>,
+    /// Where whoever lives is told to end.
+    orders: Option<mpsc::UnboundedSender<ShutdownReason>>,
 }
 
 impl Runtime {
-    /// A process that has just started.
-    pub(super) fn started(output: Option<Arc<Output>>, snap_start: bool) -> Self {
-        Self { state: RuntimeState::Started, output, snap_start, waiting: None }
+    /// A life that is about to start.
+    pub(super) fn starting(
+        start: &mut StartRuntime,
+        orders: mpsc::UnboundedSender<ShutdownReason>,
+    ) -> Self {
+        Self {
+            state: RuntimeState::Started,
+            function: start.function.take().unwrap_or_default(),
+            init: Init {
+                initialization_type: std::mem::take(&mut start.initialization_type),
+                phase: match start.phase() {
+                    InitPhase::Init => "init",
+                    InitPhase::Invoke => "invoke",
+                },
+            },
+            snap_start: start.snap_start,
+            orders: Some(orders),
+            ..Self::default()
+        }
     }
 }
 
@@ -51,16 +85,26 @@ impl Shared {
         self.runtime.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Ends at the next change. To be asked for before one looks at what may change.
+    pub(super) fn change(&self) -> Notified<'_> {
+        self.change.notified()
+    }
+
+    /// Has whoever waits for a change look again.
+    pub(super) fn changed(&self) {
+        self.change.notify_waiters();
+    }
+
     /// Tells the host, after all that it was told before. Waits while the host does not listen.
     pub(super) async fn send(&self, message: guest_message::Message) {
         // The receiver lives as long as the service.
         let _ = self.outbox.send(message).await;
     }
 
-    /// Returns when all that the function has printed was sent.
+    /// Returns when all that runtime and extensions have printed was sent.
     pub(super) async fn drain_output(&self) {
-        let output = self.runtime().output.clone();
-        if let Some(output) = output {
+        let outputs = self.runtime().outputs.clone();
+        for output in outputs {
             output.drain().await;
         }
     }
@@ -69,10 +113,17 @@ impl Shared {
         self.cgroup.get().map_or(0, Cgroup::peak_memory)
     }
 
+    /// Notes something of the invocation under way.
+    pub(super) fn under_way(&self, note: impl FnOnce(&mut UnderWay)) {
+        if let Some(under_way) = &mut self.runtime().under_way {
+            note(under_way);
+        }
+    }
+
     /// Waits for an invocation and hands it out.
     pub(super) async fn next_invocation(&self) -> Invoke {
         loop {
-            let arrived = self.arrived.notified();
+            let change = self.change();
             {
                 let mut runtime = self.runtime();
                 if let Some(invoke) = runtime.waiting.take() {
@@ -80,24 +131,24 @@ impl Shared {
                     return invoke;
                 }
             }
-            arrived.await;
+            change.await;
         }
     }
 
     /// Waits until the host lets the runtime go on from `restore/next`.
     pub(super) async fn restored(&self) {
         loop {
-            let arrived = self.arrived.notified();
+            let change = self.change();
             if self.runtime().state == RuntimeState::Restoring {
                 return;
             }
-            arrived.await;
+            change.await;
         }
     }
 
     fn continue_restore(&self) {
         self.runtime().state.restored();
-        self.arrived.notify_waiters();
+        self.changed();
     }
 
     /// What the runtime gets where it asks for credentials; nothing until the host has given any.
@@ -110,13 +161,37 @@ impl Shared {
     }
 
     fn invoke(&self, invoke: Invoke) {
-        self.runtime().waiting = Some(invoke);
-        self.arrived.notify_waiters();
+        {
+            let mut runtime = self.runtime();
+            runtime.under_way = Some(UnderWay::begin(&invoke));
+            runtime.extensions.post(&Event::invoke(&invoke));
+            runtime.waiting = Some(invoke);
+        }
+        self.changed();
     }
 
-    /// A runtime process is about to start, or has ended: whatever was under way is void.
+    /// Hands what the host knows to who has subscribed.
+    pub(super) fn publish(&self, record: PlatformRecord) {
+        // The host is trusted to send JSON; what is none would reach nobody.
+        if let Ok(value) = serde_json::from_slice(&record.record) {
+            self.telemetry.publish(&Record::platform(record.r#type, &value));
+        }
+    }
+
+    fn shut_down(&self, reason: ShutdownReason) {
+        if let Some(orders) = &self.runtime().orders {
+            let _ = orders.send(reason);
+        }
+    }
+
+    /// Runtime and extensions are about to start, or have ended: whatever was under way is void.
     pub(super) fn reset(&self, runtime: Runtime) {
-        *self.runtime() = runtime;
+        {
+            let mut current = self.runtime();
+            let life = current.life + 1;
+            *current = Runtime { life, ..runtime };
+        }
+        self.changed();
     }
 }
 
@@ -131,7 +206,7 @@ pub(crate) struct FunctionService {
 }
 
 impl FunctionService {
-    /// A service without a function; the Runtime API is served from the first runtime on.
+    /// A service without a function; its APIs are served from the first runtime on.
     pub(crate) fn new(reaper: Reaper, cgroup: Arc<OnceLock<Cgroup>>) -> Self {
         Self::on_port(reaper, cgroup, protocol::PORT)
     }
@@ -140,8 +215,9 @@ impl FunctionService {
         let (outbox, inbox) = mpsc::channel(8);
         let shared = Shared {
             runtime: Mutex::default(),
+            telemetry: Hub::default(),
             credentials: Mutex::default(),
-            arrived: Notify::new(),
+            change: Notify::new(),
             outbox,
             reaper,
             cgroup,
@@ -166,9 +242,9 @@ impl FunctionService {
             return Ok(self.port);
         }
         let failed = |error| Status::internal(format!("cannot serve the Runtime API: {error}"));
-        let listener = runtime_api::bind(self.port).await.map_err(failed)?;
+        let listener = server::bind(self.port).await.map_err(failed)?;
         let port = listener.local_addr().map_err(failed)?.port();
-        tokio::spawn(runtime_api::serve(listener, Arc::clone(&self.shared)));
+        tokio::spawn(server::serve(listener, Arc::clone(&self.shared)));
         *serving = true;
         Ok(port)
     }
@@ -177,16 +253,13 @@ impl FunctionService {
         match message {
             Message::StartRuntime(start) => {
                 self.serve_runtime_api().await?;
-                supervisor::start(&self.shared, start).await;
+                life::begin(&self.shared, start);
             }
             Message::Invoke(invoke) => self.shared.invoke(invoke),
             Message::ContinueRestore(ContinueRestore {}) => self.shared.continue_restore(),
             Message::Credentials(credentials) => self.shared.set_credentials(credentials),
-            Message::KillRuntime(KillRuntime {}) => {
-                if let Some(cgroup) = self.shared.cgroup.get() {
-                    cgroup.kill();
-                }
-            }
+            Message::ShutDown(order) => self.shared.shut_down(order.reason()),
+            Message::PlatformRecord(record) => self.shared.publish(record),
         }
         Ok(())
     }

@@ -51,6 +51,8 @@ pub(super) enum Refusal {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Ended {
     Init,
+    /// What is done after a restore.
+    Restore,
     Invocation,
     Nothing,
 }
@@ -77,7 +79,8 @@ impl RuntimeState {
     /// `GET invocation/next`.
     pub(super) fn ask_next(&mut self) -> Result<Ended, Refusal> {
         let ended = match self {
-            Self::Absent | Self::Started | Self::Restoring => Ended::Init,
+            Self::Absent | Self::Started => Ended::Init,
+            Self::Restoring => Ended::Restore,
             Self::Ready => Ended::Nothing,
             Self::ResponseSent(_) => Ended::Invocation,
             Self::InitError | Self::RestoreReady | Self::RestoreError | Self::Running(_) => {
