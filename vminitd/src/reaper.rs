@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::process::{WaitOptions, WaitStatus, wait};
@@ -22,21 +22,24 @@ pub(crate) enum Ending {
     Signal(u32),
 }
 
+type Waiting = Mutex<HashMap<i32, oneshot::Sender<Ending>>>;
+
+/// Who waits for which process. There is one of it, as there is one set of children: whoever reaps
+/// may come upon any of them, and in tests there are many who do.
+static WAITING: LazyLock<Waiting> = LazyLock::new(Waiting::default);
+
 /// Knows who waits for which process.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Reaper {
-    waiting: Arc<Mutex<HashMap<i32, oneshot::Sender<Ending>>>>,
-}
+#[derive(Clone, Debug)]
+pub(crate) struct Reaper(());
 
 impl Reaper {
     /// Starts reaping on the current executor, for as long as it runs.
     pub(crate) fn start() -> io::Result<Self> {
-        let reaper = Self::default();
+        let reaper = Self(());
         let mut children = signal(SignalKind::child())?;
-        let task = reaper.clone();
         tokio::spawn(async move {
             loop {
-                task.reap_all();
+                Self::reap_all();
                 if children.recv().await.is_none() {
                     return;
                 }
@@ -51,20 +54,20 @@ impl Reaper {
         &self,
         spawn: impl FnOnce() -> Result<u32, E>,
     ) -> Result<(u32, oneshot::Receiver<Ending>), E> {
-        let mut waiting = self.lock();
+        let mut waiting = Self::lock();
         let pid = spawn()?;
         let (sender, receiver) = oneshot::channel();
         waiting.insert(pid.cast_signed(), sender);
         Ok((pid, receiver))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<i32, oneshot::Sender<Ending>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock() -> MutexGuard<'static, HashMap<i32, oneshot::Sender<Ending>>> {
+        WAITING.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reap_all(&self) {
+    fn reap_all() {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            let waiter = self.lock().remove(&pid.as_raw_pid());
+            let waiter = Self::lock().remove(&pid.as_raw_pid());
             if let (Some(waiter), Some(ending)) = (waiter, ending(status)) {
                 let _ = waiter.send(ending);
             }

@@ -8,7 +8,6 @@
 //! ```
 
 use std::{
-    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -144,10 +143,11 @@ impl Life {
         if start.reseed {
             reseed::enable(&mut spec.environment);
         }
-        let paths = match extensions::find(Path::new(extensions::DIRECTORY)) {
+        let directory = &self.shared.extensions;
+        let paths = match extensions::find(directory) {
             Ok(paths) => paths,
             Err(error) => {
-                return End::NoExtension(format!("open {}: {error}", extensions::DIRECTORY));
+                return End::NoExtension(format!("open {}: {error}", directory.display()));
             }
         };
         for (index, path) in paths.iter().enumerate() {

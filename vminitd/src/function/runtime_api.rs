@@ -59,7 +59,8 @@ async fn next(shared: &Arc<Shared>) -> Reply {
         Ended::Invocation => shared.runtime_ready(Pause::Invocation),
         Ended::Nothing => {}
     }
-    invocation(shared.next_invocation().await)
+    // Nobody is left who would see the refusal.
+    shared.next_invocation().await.map_or_else(replies::not_found, invocation)
 }
 
 fn invocation(invoke: Invoke) -> Reply {

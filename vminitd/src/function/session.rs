@@ -1,6 +1,7 @@
 //! The conversation with the host about the function, and what its parts share.
 
 use std::{
+    path::PathBuf,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
@@ -15,7 +16,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    extensions::{Event, Registry},
+    extensions::{self, Event, Registry},
     invocation::UnderWay,
     life::{self, Init},
     protocol, server,
@@ -34,6 +35,8 @@ pub(super) struct Shared {
     change: Notify,
     outbox: mpsc::Sender<guest_message::Message>,
     pub(super) reaper: Reaper,
+    /// Where external extensions lie.
+    pub(super) extensions: PathBuf,
     /// Set once the root was prepared.
     pub(super) cgroup: Arc<OnceLock<Cgroup>>,
 }
@@ -120,27 +123,36 @@ impl Shared {
         }
     }
 
-    /// Waits for an invocation and hands it out.
-    pub(super) async fn next_invocation(&self) -> Invoke {
+    /// Waits for an invocation and hands it out. None once the runtime that waits is gone: its call
+    /// may be seen to be broken off only later, and must not take what is for the next one.
+    pub(super) async fn next_invocation(&self) -> Option<Invoke> {
+        let life = self.runtime().life;
         loop {
             let change = self.change();
             {
                 let mut runtime = self.runtime();
+                if runtime.life != life {
+                    return None;
+                }
                 if let Some(invoke) = runtime.waiting.take() {
                     runtime.state.begin(&invoke);
-                    return invoke;
+                    return Some(invoke);
                 }
             }
             change.await;
         }
     }
 
-    /// Waits until the host lets the runtime go on from `restore/next`.
+    /// Waits until the host lets the runtime go on from `restore/next`, or it is gone.
     pub(super) async fn restored(&self) {
+        let life = self.runtime().life;
         loop {
             let change = self.change();
-            if self.runtime().state == RuntimeState::Restoring {
-                return;
+            {
+                let runtime = self.runtime();
+                if runtime.state == RuntimeState::Restoring || runtime.life != life {
+                    return;
+                }
             }
             change.await;
         }
@@ -208,10 +220,15 @@ pub(crate) struct FunctionService {
 impl FunctionService {
     /// A service without a function; its APIs are served from the first runtime on.
     pub(crate) fn new(reaper: Reaper, cgroup: Arc<OnceLock<Cgroup>>) -> Self {
-        Self::on_port(reaper, cgroup, protocol::PORT)
+        Self::on_port(reaper, cgroup, protocol::PORT, PathBuf::from(extensions::DIRECTORY))
     }
 
-    pub(super) fn on_port(reaper: Reaper, cgroup: Arc<OnceLock<Cgroup>>, port: u16) -> Self {
+    pub(super) fn on_port(
+        reaper: Reaper,
+        cgroup: Arc<OnceLock<Cgroup>>,
+        port: u16,
+        extensions: PathBuf,
+    ) -> Self {
         let (outbox, inbox) = mpsc::channel(8);
         let shared = Shared {
             runtime: Mutex::default(),
@@ -220,6 +237,7 @@ impl FunctionService {
             change: Notify::new(),
             outbox,
             reaper,
+            extensions,
             cgroup,
         };
         Self {

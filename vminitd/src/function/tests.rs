@@ -1,10 +1,15 @@
-//! The Runtime API over real HTTP, with the test as the runtime and as the host.
+//! The APIs over real HTTP, with the test as the runtime and as the host.
 
-use std::sync::{Arc, OnceLock};
+mod lives;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use costrel_agent_proto::v1::{
-    ContinueRestore, Credentials, Invoke, ProcessSpec, StartRuntime, guest_message::Message,
-    host_message,
+    ContinueRestore, Credentials, FunctionIdentity, Invoke, ProcessSpec, StartRuntime,
+    guest_message::Message, host_message,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -17,20 +22,25 @@ use super::{
 };
 use crate::reaper::Reaper;
 
-struct Guest {
-    service: FunctionService,
-    port: u16,
+pub(super) struct Guest {
+    pub(super) service: FunctionService,
+    pub(super) port: u16,
 }
 
 impl Guest {
     /// A function whose runtime is this test.
-    async fn started() -> Self {
-        let service =
-            FunctionService::on_port(Reaper::start().unwrap(), Arc::new(OnceLock::new()), 0);
-        let port = service.serve_runtime_api().await.unwrap();
-        let guest = Self { service, port };
+    pub(super) async fn started() -> Self {
+        let guest = Self::with_extensions("/nowhere".into()).await;
         guest.begin(false);
         guest
+    }
+
+    /// Nothing runs yet.
+    async fn with_extensions(directory: PathBuf) -> Self {
+        let reaper = Reaper::start().unwrap();
+        let service = FunctionService::on_port(reaper, Arc::new(OnceLock::new()), 0, directory);
+        let port = service.serve_runtime_api().await.unwrap();
+        Self { service, port }
     }
 
     /// A function whose runtime is this test, which may be restored.
@@ -41,14 +51,28 @@ impl Guest {
     }
 
     fn begin(&self, snap_start: bool) {
-        self.service.shared().reset(Runtime::started(None, snap_start));
+        let identity = FunctionIdentity {
+            name: "f".into(),
+            version: "7".into(),
+            handler: "app.handler".into(),
+            account_id: "123456789012".into(),
+        };
+        let mut start = StartRuntime {
+            snap_start,
+            function: Some(identity),
+            initialization_type: "on-demand".into(),
+            ..StartRuntime::default()
+        };
+        let shared = self.service.shared();
+        shared.reset(Runtime::starting(&mut start, tokio::sync::mpsc::unbounded_channel().0));
+        shared.telemetry.open();
     }
 
-    async fn tell(&self, message: host_message::Message) {
+    pub(super) async fn tell(&self, message: host_message::Message) {
         self.service.obey(message).await.unwrap();
     }
 
-    async fn invoke(&self, id: &str) {
+    pub(super) async fn invoke(&self, id: &str) {
         let invoke = Invoke {
             request_id: id.into(),
             deadline_unix_ms: 7,
@@ -58,7 +82,7 @@ impl Guest {
         self.tell(host_message::Message::Invoke(invoke)).await;
     }
 
-    async fn heard(&self) -> Message {
+    pub(super) async fn heard(&self) -> Message {
         self.service.inbox.lock().await.recv().await.unwrap()
     }
 
@@ -84,11 +108,17 @@ impl Guest {
         String::from_utf8(reply).unwrap()
     }
 
-    async fn call(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> String {
+    pub(super) async fn call(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &[u8],
+    ) -> String {
         self.ask(method, &format!("/2018-06-01/{path}"), headers, body).await
     }
 
-    async fn ask(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> String {
+    pub(super) async fn ask(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> String {
         let mut request = format!(
             "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
             body.len()
@@ -103,7 +133,7 @@ impl Guest {
     }
 
     /// Brings the runtime into invocation `id`, and checks what it gets.
-    async fn running(&self, id: &str) {
+    pub(super) async fn running(&self, id: &str) {
         let next = self.call("GET", "runtime/invocation/next", "", b"");
         let host = async {
             assert!(matches!(self.heard().await, Message::InitDone(_) | Message::InvokeDone(_)));
@@ -119,7 +149,7 @@ impl Guest {
     }
 }
 
-fn is(reply: &str, status: &str, body: &str) {
+pub(super) fn is(reply: &str, status: &str, body: &str) {
     assert!(reply.starts_with(&format!("HTTP/1.1 {status} ")), "{reply}");
     assert!(reply.ends_with(&format!("\r\n\r\n{body}")), "{reply}");
 }
@@ -255,6 +285,16 @@ async fn errors_are_passed_on_verbatim() {
         (report.error_type.as_str(), &report.body[..]),
         ("Runtime.Unknown", &b"not json"[..])
     );
+}
+
+#[tokio::test]
+async fn the_cause_of_an_error_may_be_large() {
+    let guest = Guest::started().await;
+    guest.running("a").await;
+    let cause = "x".repeat((1 << 20) - 64);
+    let header = format!("Lambda-Runtime-Function-XRay-Error-Cause: {cause}\r\n");
+    let reply = guest.call("POST", "runtime/invocation/a/error", &header, b"{}").await;
+    is(&reply, "202", r#"{"status":"OK"}"#);
 }
 
 #[tokio::test]

@@ -16,7 +16,10 @@ const FALLEN_BEHIND: &str =
 pub(super) struct Queue {
     buffering: Buffering,
     waiting: Mutex<Waiting>,
-    changed: Notify,
+    /// A record came, or all are to go out.
+    arrived: Notify,
+    /// All have been delivered, or are lost.
+    emptied: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -35,7 +38,12 @@ struct Waiting {
 
 impl Queue {
     pub(super) fn new(buffering: Buffering) -> Self {
-        Self { buffering, waiting: Mutex::default(), changed: Notify::new() }
+        Self {
+            buffering,
+            waiting: Mutex::default(),
+            arrived: Notify::new(),
+            emptied: Notify::new(),
+        }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -59,7 +67,7 @@ impl Queue {
         waiting.records.push(text);
         waiting.since.get_or_insert_with(Instant::now);
         drop(waiting);
-        self.changed.notify_waiters();
+        self.arrived.notify_waiters();
     }
 
     /// Counts records as dropped that were taken and could not be delivered.
@@ -72,7 +80,7 @@ impl Queue {
     /// The next batch, when it is complete.
     pub(super) async fn batch(&self) -> Vec<String> {
         loop {
-            let changed = self.changed.notified();
+            let arrived = self.arrived.notified();
             let due = {
                 let mut waiting = self.waiting();
                 waiting.delivering = false;
@@ -80,20 +88,19 @@ impl Queue {
                     return waiting.take();
                 }
                 if waiting.records.is_empty() {
-                    // Whoever waits for a flush waits for this.
                     waiting.urgent = false;
-                    self.changed.notify_waiters();
+                    self.emptied.notify_waiters();
                 }
                 waiting.since.map(|since| since + self.buffering.timeout)
             };
             match due {
                 Some(due) => {
                     tokio::select! {
-                        () = changed => {}
+                        () = arrived => {}
                         () = tokio::time::sleep_until(due) => {}
                     }
                 }
-                None => changed.await,
+                None => arrived.await,
             }
         }
     }
@@ -101,16 +108,16 @@ impl Queue {
     /// Sends what waits without further ado, and returns when it has arrived.
     pub(super) async fn flush(&self) {
         self.waiting().urgent = true;
-        self.changed.notify_waiters();
+        self.arrived.notify_waiters();
         loop {
-            let changed = self.changed.notified();
+            let emptied = self.emptied.notified();
             {
                 let waiting = self.waiting();
                 if waiting.records.is_empty() && !waiting.delivering {
                     return;
                 }
             }
-            changed.await;
+            emptied.await;
         }
     }
 }
