@@ -254,8 +254,8 @@ impl Life {
         }
         if let Some(record) = init {
             self.shared.telemetry.publish(&record);
-            self.shared.tell_of_extensions().await;
         }
+        self.shared.tell_of_extensions().await;
     }
 
     async fn shut_down(&mut self, reason: ShutdownReason) {

@@ -108,9 +108,15 @@ impl Shared {
         }
     }
 
-    /// As AWS does at the end of an initialisation, however it went.
+    /// As AWS does at the end of an initialisation, however it went; once.
     pub(super) async fn tell_of_extensions(&self) {
-        let statuses = self.runtime().extensions.statuses();
+        let statuses = {
+            let mut runtime = self.runtime();
+            if std::mem::replace(&mut runtime.extensions_told, true) {
+                return;
+            }
+            runtime.extensions.statuses()
+        };
         for status in statuses {
             let mut record = json!({
                 "name": status.name,

@@ -48,6 +48,8 @@ pub(super) struct Runtime {
     pub(super) life: u64,
     pub(super) state: RuntimeState,
     pub(super) extensions: Registry,
+    /// Whether what became of them was told.
+    pub(super) extensions_told: bool,
     pub(super) function: FunctionIdentity,
     pub(super) init: Init,
     /// Of each process.

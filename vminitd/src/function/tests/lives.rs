@@ -199,7 +199,8 @@ async fn an_extension_that_crashes_takes_the_runtime_along() {
 async fn an_extension_that_gives_up_says_why() {
     let script = r#"
         register '{"events":["INVOKE"]}'
-        ask POST /2020-01-01/extension/init/error "Lambda-Extension-Identifier: $id\r\nLambda-Extension-Function-Error-Type: Extension.NoKey\r\n" >/dev/null"#;
+        ask POST /2020-01-01/extension/init/error "Lambda-Extension-Identifier: $id\r\nLambda-Extension-Function-Error-Type: Extension.NoKey\r\n" >/dev/null
+        exit 0"#;
     let Some(lives) = Lives::begin(script, 0o755).await else { return };
     let (_, lines, over) = lives.over().await;
     let failure = over.extension_failure.unwrap();
