@@ -53,6 +53,12 @@ pub fn rust_function() -> PathBuf {
     made(target().join("test-inputs/rust-function.zip"))
 }
 
+/// A layer with an extension on the `lambda-extension` crate.
+#[must_use]
+pub fn rust_extension() -> PathBuf {
+    made(target().join("test-inputs/rust-extension.zip"))
+}
+
 /// A file or directory of `examples/`.
 #[must_use]
 pub fn example(name: &str) -> PathBuf {

@@ -128,3 +128,94 @@ impl ResponseIntake {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(mode: ResponseMode) -> ResponseStart {
+        ResponseStart {
+            request_id: "id".into(),
+            mode: mode.into(),
+            content_type: "text/plain".into(),
+        }
+    }
+
+    fn part(streaming: bool) -> ResponsePart {
+        ResponsePart::Start { content_type: "text/plain".into(), streaming }
+    }
+
+    #[tokio::test]
+    async fn a_streamed_response_goes_out_as_it_comes_and_no_faster() {
+        let (sender, mut parts) = mpsc::channel(1);
+        let mut intake = ResponseIntake::new(Some(sender));
+        intake.start(start(ResponseMode::Streaming)).await;
+        assert_eq!(parts.try_recv(), Ok(part(true)));
+        intake.chunk("one".into()).await;
+        // Nobody takes the first: the second has to wait.
+        let mut second = Box::pin(intake.chunk("two".into()));
+        let pause = std::time::Duration::from_millis(20);
+        assert!(tokio::time::timeout(pause, &mut second).await.is_err());
+        assert_eq!(parts.try_recv(), Ok(ResponsePart::Chunk("one".into())));
+        second.await;
+        assert_eq!(parts.try_recv(), Ok(ResponsePart::Chunk("two".into())));
+        let error_body = Bytes::from_static(b"{}");
+        let end = ResponseEnd { error_type: "Function.Broken".into(), error_body };
+        intake.end(end).await;
+        let error = intake.into_outcome().unwrap().unwrap_err();
+        assert_eq!(
+            (error.error_type.as_str(), &error.payload[..]),
+            ("Function.Broken", &b"{}"[..])
+        );
+        assert_eq!(parts.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_buffered_response_goes_out_as_a_whole_or_not_at_all() {
+        let (sender, mut parts) = mpsc::channel(4);
+        let mut intake = ResponseIntake::new(Some(sender));
+        // One that broke off and was sent again.
+        for piece in ["lost", "o"] {
+            intake.start(start(ResponseMode::Buffered)).await;
+            intake.chunk(piece.into()).await;
+        }
+        intake.chunk("ne".into()).await;
+        assert!(parts.try_recv().is_err());
+        intake.end(ResponseEnd::default()).await;
+        assert_eq!(parts.try_recv(), Ok(part(false)));
+        assert_eq!(parts.try_recv(), Ok(ResponsePart::Chunk("one".into())));
+        assert!(intake.into_outcome().unwrap().unwrap().payload.is_empty());
+
+        let mut intake = ResponseIntake::new(None);
+        intake.start(start(ResponseMode::Buffered)).await;
+        intake.chunk(vec![0; BUFFERED_LIMIT].into()).await;
+        intake.chunk("x".into()).await;
+        intake.end(ResponseEnd::default()).await;
+        let error = intake.into_outcome().unwrap().unwrap_err();
+        assert_eq!(error.error_type, "Function.ResponseSizeTooLarge");
+    }
+
+    #[tokio::test]
+    async fn a_caller_who_has_left_is_no_obstacle() {
+        let (sender, parts) = mpsc::channel(1);
+        drop(parts);
+        let mut intake = ResponseIntake::new(Some(sender));
+        intake.start(start(ResponseMode::Streaming)).await;
+        for _ in 0..100 {
+            intake.chunk("more".into()).await;
+        }
+        intake.end(ResponseEnd::default()).await;
+        assert!(intake.into_outcome().unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_first_word_counts() {
+        let mut intake = ResponseIntake::new(None);
+        let report = ErrorReport { error_type: "Runtime.Unknown".into(), ..ErrorReport::default() };
+        intake.failed(report);
+        intake.start(start(ResponseMode::Buffered)).await;
+        intake.chunk("late".into()).await;
+        intake.end(ResponseEnd::default()).await;
+        assert_eq!(intake.into_outcome().unwrap().unwrap_err().error_type, "Runtime.Unknown");
+    }
+}
