@@ -52,6 +52,8 @@ pub struct EventQueueStatus {
     pub waiting: usize,
     /// How many run.
     pub running: usize,
+    /// The age of the oldest one that waits.
+    pub oldest: Duration,
     /// How many were found damaged since the queue was opened, and put aside.
     pub damaged: usize,
 }
@@ -167,6 +169,10 @@ impl EventQueue {
         EventQueueStatus {
             waiting: schedule.waiting(),
             running: schedule.running(),
+            oldest: schedule
+                .oldest()
+                .and_then(|accepted| self.inner.now().duration_since(accepted).ok())
+                .unwrap_or_default(),
             damaged: self.inner.damaged.load(Ordering::Relaxed),
         }
     }
@@ -195,7 +201,7 @@ fn found(store: &QueueStore) -> Result<Found, QueueError> {
     for id in store.list()? {
         match store.read(&id)? {
             Read::Entry(entry) => {
-                let ticket = Ticket::new(id, entry.event.function);
+                let ticket = Ticket::new(id, entry.event.function, entry.event.accepted);
                 entries.push((entry.event.accepted, ticket, entry.progress.due));
             }
             Read::Damaged => damaged += 1,
@@ -210,7 +216,7 @@ fn found(store: &QueueStore) -> Result<Found, QueueError> {
 pub(crate) async fn accept(inner: Arc<Inner>, event: Event) -> Result<(), EnqueueError> {
     inner.count.fetch_add(1, Ordering::Relaxed);
     let id = Uuid::new_v4().simple().to_string();
-    let ticket = Ticket::new(id.clone(), event.function.clone());
+    let ticket = Ticket::new(id.clone(), event.function.clone(), event.accepted);
     let created = {
         let inner = Arc::clone(&inner);
         spawn_blocking(move || inner.store.create(&id, &event)).await

@@ -1,6 +1,9 @@
 //! Which event is next.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    time::SystemTime,
+};
 
 use tokio::time::Instant;
 
@@ -12,6 +15,8 @@ pub(crate) struct Ticket {
     /// Its entry.
     pub(crate) id: String,
     pub(crate) function: String,
+    /// When the event was accepted.
+    pub(crate) accepted: SystemTime,
     /// After how many attempts in a row the function has not run.
     pub(crate) refused: u32,
     /// How far it has come, where that could not be written down.
@@ -33,8 +38,8 @@ pub(crate) struct Schedule {
 }
 
 impl Ticket {
-    pub(crate) fn new(id: String, function: String) -> Self {
-        Self { id, function, refused: 0, unnoted: None, told: false }
+    pub(crate) fn new(id: String, function: String, accepted: SystemTime) -> Self {
+        Self { id, function, accepted, refused: 0, unnoted: None, told: false }
     }
 }
 
@@ -105,6 +110,12 @@ impl Schedule {
         self.running.values().sum()
     }
 
+    /// When the oldest one that waits was accepted.
+    pub(crate) fn oldest(&self) -> Option<SystemTime> {
+        let ready = self.ready.values().flatten();
+        ready.chain(self.delayed.values()).map(|ticket| ticket.accepted).min()
+    }
+
     /// How many wait.
     pub(crate) fn waiting(&self) -> usize {
         self.delayed.len() + self.ready.values().map(VecDeque::len).sum::<usize>()
@@ -128,7 +139,7 @@ mod tests {
         };
         let mut schedule = Schedule::default();
         for id in ["a1", "a2", "a3", "a4", "a5", "b1"] {
-            schedule.add(Ticket::new(id.to_owned(), id[..1].to_owned()));
+            schedule.add(Ticket::new(id.to_owned(), id[..1].to_owned(), SystemTime::UNIX_EPOCH));
         }
         let mut take = || next(&mut schedule, &settings);
         assert_eq!([take(), take()], [Some("a1".to_owned()), Some("b1".to_owned())]);
@@ -147,8 +158,12 @@ mod tests {
         let mut schedule = Schedule::default();
         let now = Instant::now();
         let second = std::time::Duration::from_secs(1);
-        schedule.add_later(Ticket::new("late".into(), "f".into()), now + 2 * second);
-        schedule.add_later(Ticket::new("early".into(), "f".into()), now + second);
+        let ticket = |id: &str, accepted| Ticket::new(id.to_owned(), "f".to_owned(), accepted);
+        let epoch = SystemTime::UNIX_EPOCH;
+        assert_eq!(schedule.oldest(), None);
+        schedule.add_later(ticket("late", epoch), now + 2 * second);
+        schedule.add_later(ticket("early", epoch + second), now + second);
+        assert_eq!(schedule.oldest(), Some(epoch));
         assert!(schedule.take(now, &settings).is_none());
         assert_eq!(schedule.next_due(), Some(now + second));
         let ids: Vec<_> = std::iter::from_fn(|| schedule.take(now + 2 * second, &settings))

@@ -265,6 +265,9 @@ impl From<SpecError> for ApiError {
 
 impl From<EnqueueError> for ApiError {
     fn from(error: EnqueueError) -> Self {
+        if matches!(error, EnqueueError::Full(_)) {
+            return Self::throttled("ConcurrentInvocationLimitExceeded", RETRY_AFTER);
+        }
         tracing::error!(error = &error as &dyn std::error::Error, "an event was not accepted");
         // The caller has no use for the host's paths, the operator has.
         Self::new(ErrorKind::Service, "The event could not be stored.")
@@ -344,6 +347,9 @@ mod tests {
         assert_eq!(ApiError::from(failed).to_json()["Message"], "why");
         let error = ApiError::from(SpecError::NoRuntime("f".to_owned()));
         assert_eq!(error.kind().name(), "InvalidRuntimeException");
+        let error = ApiError::from(EnqueueError::Full(7));
+        assert_eq!(error.kind(), ErrorKind::TooManyRequests);
+        assert_eq!(ApiError::from(EnqueueError::Closed).kind(), ErrorKind::Service);
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub use error::{ApiError, ErrorKind};
 pub use front::Connection;
 pub use history::{History, HistoryEntry, HistoryOutcome, HistoryPhase, InvocationMode};
 pub use invoker::{Callable, FunctionUrl, Invoker, UrlAuth, UrlCors, UrlMode};
-pub use metrics::{EventBacklog, GaugeSource, Gauges, Metrics};
+pub use metrics::{GaugeSource, Gauges, Metrics};
 pub use recorder::Recorder;
 pub use rie::rie_router;
 pub use router::router;

@@ -3,9 +3,9 @@
 use std::{
     fmt::Write as _,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
+use costrel_events::EventQueueStatus;
 use costrel_fleet::{FleetStatus, InstanceState, Invoked};
 use http::StatusCode;
 use prometheus_client::{
@@ -80,17 +80,8 @@ struct Figures {
     concurrency: Gauge,
     concurrency_limit: Gauge,
     waiting: Gauge,
-    events: Gauge,
+    events: Family<StateLabels, Gauge>,
     oldest_event: Gauge,
-}
-
-/// How full the queue of asynchronous invocations is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct EventBacklog {
-    /// How many events are in it, those under way among them.
-    pub depth: usize,
-    /// The age of the oldest.
-    pub oldest: Duration,
 }
 
 /// What is to be told of the fleet and the queue, as they are at a moment.
@@ -99,7 +90,7 @@ pub struct Gauges {
     /// The fleet.
     pub fleet: Option<FleetStatus>,
     /// The queue of asynchronous invocations.
-    pub events: EventBacklog,
+    pub events: EventQueueStatus,
 }
 
 /// Knows what the fleet and the queue are like.
@@ -126,7 +117,7 @@ impl Default for Metrics {
             concurrency: Gauge::default(),
             concurrency_limit: Gauge::default(),
             waiting: Gauge::default(),
-            events: Gauge::default(),
+            events: Family::default(),
             oldest_event: Gauge::default(),
         };
         let registry = figures.registry();
@@ -172,10 +163,14 @@ impl Figures {
             figures.concurrency_limit,
         );
         r.register("waiting", "Invocations that wait for an instance", figures.waiting);
-        r.register("events", "Asynchronous invocations in the queue", figures.events);
+        r.register(
+            "events",
+            "Asynchronous invocations in the queue, by what becomes of them",
+            figures.events,
+        );
         r.register_with_unit(
             "oldest_event_age",
-            "The age of the oldest asynchronous invocation in the queue",
+            "The age of the oldest asynchronous invocation that waits",
             Unit::Seconds,
             figures.oldest_event,
         );
@@ -245,7 +240,7 @@ impl Metrics {
 
     /// The figures as text, with those of the fleet and the queue as they are now.
     #[must_use]
-    pub fn text(&self, fleet: Option<&FleetStatus>, events: EventBacklog) -> String {
+    pub fn text(&self, fleet: Option<&FleetStatus>, events: EventQueueStatus) -> String {
         let figures = &self.figures;
         if let Some(fleet) = fleet {
             for (state, count) in states(fleet) {
@@ -258,7 +253,12 @@ impl Metrics {
             let waiting: usize = fleet.waiting.iter().map(|(_, count)| count).sum();
             figures.waiting.set(waiting.try_into().unwrap_or(i64::MAX));
         }
-        figures.events.set(events.depth.try_into().unwrap_or(i64::MAX));
+        for (state, count) in
+            [("waiting", events.waiting), ("running", events.running), ("damaged", events.damaged)]
+        {
+            let gauge = figures.events.get_or_create_owned(&StateLabels { state });
+            gauge.set(count.try_into().unwrap_or(i64::MAX));
+        }
         figures.oldest_event.set(events.oldest.as_secs().try_into().unwrap_or(i64::MAX));
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         let mut text = String::new();
@@ -306,7 +306,7 @@ impl Drop for RequestInFlight {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use costrel_fleet::{InstanceStatus, VersionKey};
     use uuid::Uuid;
@@ -337,7 +337,7 @@ mod tests {
         metrics.invoked(&entry(HistoryOutcome::FunctionError("E".to_owned()), Some("boot")), None);
         metrics.invoked(&entry(HistoryOutcome::Refused("TooManyRequestsException"), None), None);
         metrics.invoked(&entry(HistoryOutcome::Refused("ServiceException"), None), None);
-        let text = metrics.text(None, EventBacklog::default());
+        let text = metrics.text(None, EventQueueStatus::default());
         for line in [
             r#"costrel_invocations_total{function="f",mode="event",outcome="success"} 2"#,
             r#"costrel_invocations_total{function="f",mode="event",outcome="function_error"} 1"#,
@@ -354,7 +354,7 @@ mod tests {
         }
         assert!(text.ends_with("# EOF\n"));
         metrics.forget_function("f");
-        assert!(!metrics.text(None, EventBacklog::default()).contains("function=\"f\""));
+        assert!(!metrics.text(None, EventQueueStatus::default()).contains("function=\"f\""));
     }
 
     #[test]
@@ -385,7 +385,12 @@ mod tests {
             memory: 5,
             memory_limit: 6,
         };
-        let events = EventBacklog { depth: 2, oldest: Duration::from_secs(90) };
+        let events = EventQueueStatus {
+            waiting: 2,
+            running: 1,
+            oldest: Duration::from_secs(90),
+            damaged: 3,
+        };
         let text = metrics.text(Some(&fleet), events);
         for line in [
             r#"costrel_instances{state="busy"} 1"#,
@@ -395,7 +400,9 @@ mod tests {
             "costrel_concurrency 8",
             "costrel_memory_bytes 5",
             "costrel_memory_limit_bytes 6",
-            "costrel_events 2",
+            r#"costrel_events{state="waiting"} 2"#,
+            r#"costrel_events{state="running"} 1"#,
+            r#"costrel_events{state="damaged"} 3"#,
             "costrel_oldest_event_age_seconds 90",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
@@ -406,11 +413,11 @@ mod tests {
     fn requests_are_counted_while_they_last_and_when_they_are_answered() {
         let metrics = Metrics::default();
         let request = metrics.request("invoke");
-        let during = metrics.text(None, EventBacklog::default());
+        let during = metrics.text(None, EventQueueStatus::default());
         assert!(during.contains("costrel_http_requests_in_flight 1\n"));
         request.answered(StatusCode::OK);
         drop(metrics.request("invoke"));
-        let text = metrics.text(None, EventBacklog::default());
+        let text = metrics.text(None, EventQueueStatus::default());
         assert!(text.contains("costrel_http_requests_in_flight 0\n"));
         assert!(text.contains(r#"costrel_http_requests_total{operation="invoke",status="200"} 1"#));
     }

@@ -15,8 +15,8 @@ use costrel_fleet::{
 };
 use costrel_functions::{FunctionSpec, Invocation, ResponsePart, log::LogSink as _};
 use costrel_lambda_api::{
-    ApiError, Callable, EventBacklog, FunctionRow, FunctionUrl, GaugeSource, Gauges, HistoryEntry,
-    Invoker, Remote, Server, ServerLimits, StatusSource, docker_lambda_router,
+    ApiError, Callable, FunctionRow, FunctionUrl, GaugeSource, Gauges, HistoryEntry, Invoker,
+    Remote, Server, ServerLimits, StatusSource, docker_lambda_router,
 };
 use costrel_rootfs::CodeSource;
 use tokio::{
@@ -181,7 +181,7 @@ impl StatusSource for OneFunction {
 
 impl GaugeSource for OneFunction {
     fn read(&self) -> Gauges {
-        Gauges { fleet: Some(self.fleet.status()), events: EventBacklog::default() }
+        Gauges { fleet: Some(self.fleet.status()), ..Gauges::default() }
     }
 }
 

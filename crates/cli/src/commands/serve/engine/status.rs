@@ -1,9 +1,10 @@
 //! What the status page and the metrics are told.
 
 use costrel_catalog::{Code, FunctionReference, FunctionVersion, PageRequest, State};
+use costrel_events::EventQueue;
 use costrel_fleet::FleetStatus;
 use costrel_lambda_api::{
-    EventBacklog, FunctionOrigin, FunctionRow, GaugeSource, Gauges, HistoryEntry, StatusSource,
+    FunctionOrigin, FunctionRow, GaugeSource, Gauges, HistoryEntry, StatusSource,
 };
 use costrel_logs::{LogLine, Query};
 use jiff::SignedDuration;
@@ -35,7 +36,8 @@ impl StatusSource for Engine {
 
 impl GaugeSource for Engine {
     fn read(&self) -> Gauges {
-        Gauges { fleet: Some(self.0.fleet.status()), events: EventBacklog::default() }
+        let events = self.0.events.get().map(EventQueue::status).unwrap_or_default();
+        Gauges { fleet: Some(self.0.fleet.status()), events }
     }
 }
 
