@@ -30,6 +30,8 @@ mod start;
 mod status;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod version;
 
 pub use error::{InvokeError, PrepareError, Throttle};
