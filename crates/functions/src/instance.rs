@@ -232,8 +232,9 @@ impl Instance {
             self.log.platform(&line);
         }
         if matches!(self.runtime, RuntimeStatus::Ready { .. }) {
-            self.session.tell_subscribers(records::end(invocation)).await?;
-            self.session.tell_subscribers(records::report(invocation, &report)).await?;
+            // The outcome stands. That the machine is gone since then is for the next to find.
+            let _ = self.session.tell_subscribers(records::end(invocation)).await;
+            let _ = self.session.tell_subscribers(records::report(invocation, &report)).await;
         }
         self.fitness = fitness;
         Ok(Outcome { reply: answer.reply, report })
