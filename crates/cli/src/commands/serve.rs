@@ -201,6 +201,9 @@ pub(crate) async fn run(arguments: Arguments, environment: &Environment) -> Outc
             .with_hint("--rie-function says which"));
         }
     };
+    if arguments.watch && matches!(source, Source::Nowhere) {
+        return Err(Failure::usage("--watch: there is nothing to watch, no function is declared"));
+    }
     let printer = Printer::new(settings.log_format, environment.get("NO_COLOR").is_some())?;
     let printer = Arc::new(printer);
     observer::trace(settings.log_format, environment)?;

@@ -27,8 +27,15 @@ pub(super) fn content(entry: &HistoryEntry, log: &Result<Vec<LogLine>, String>) 
     figure("Outcome", &outcome(&entry.outcome));
     figure("Took", &duration(entry.took));
     figure("Start", entry.start.unwrap_or("–"));
-    figure("Asked for as", entry.mode.name());
-    figure("At", &format!("<time datetime=\"{0:.3}\">{0:.3}</time>", entry.at));
+    figure("Asked for as", &entry.mode.name().replace('_', " "));
+    figure(
+        "At",
+        &format!(
+            "<time datetime=\"{:.3}\">{}</time>",
+            entry.at,
+            entry.at.strftime("%Y-%m-%d %H:%M:%S UTC")
+        ),
+    );
     html += "</dl>";
     let _ = write!(
         html,

@@ -61,11 +61,6 @@ impl Declarer {
         if !watch {
             return Ok(Watching(None));
         }
-        if matches!(self.source, Source::Nowhere) {
-            return Err(Failure::usage(
-                "--watch: there is nothing to watch, no function is declared",
-            ));
-        }
         Ok(Watching(Some(tokio::spawn(self.follow(declarations, functions)))))
     }
 

@@ -208,6 +208,11 @@ pub(super) async fn serve(
         let _ = stopped.wait_for(|stop| *stop).await;
     };
     let main = tokio::spawn(server.serve(router(&services), until(stopped.clone()), grace));
+    printer.tell(&format!("Lambda API listening on http://{address}"));
+    printer.tell(&format!(
+        "  aws lambda list-functions --endpoint-url http://{address}\n  status page: \
+         http://{address}/_costrel"
+    ));
     let rie = rie.zip(rie_function).map(|(server, (_, function))| {
         let address = server.address();
         let served = server.serve(rie_router(&services, &function), until(stopped.clone()), grace);
@@ -216,11 +221,6 @@ pub(super) async fn serve(
         ));
         tokio::spawn(served)
     });
-    printer.tell(&format!("Lambda API listening on http://{address}"));
-    printer.tell(&format!(
-        "  aws lambda list-functions --endpoint-url http://{address}\n  status page: \
-         http://{address}/_costrel"
-    ));
     signals.next().await;
     printer.tell("Ending: invocations under way may end; once more to end at once.");
     let _ = stop.send(true);
