@@ -123,8 +123,9 @@ impl Fleet {
         Arrival::new(Arc::clone(&self.shared), Arc::clone(version), invocation).run(response).await
     }
 
-    /// Stages and initialises the version, and takes its snapshot, ahead of any invocation. Returns
-    /// at once where there is one already. The first invocation then is a restore.
+    /// Stages and initialises the version, and takes its snapshot, ahead of any invocation: the first
+    /// one then is a restore. Where there is a snapshot already, that is tried out. The instance that
+    /// this takes counts against the memory, waits for its turn like others, and is not lent out.
     ///
     /// # Errors
     /// [`PrepareError`].
