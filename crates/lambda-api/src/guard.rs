@@ -5,6 +5,8 @@
 //! strangers' pages say: such a request bears a host name that is not this host's own (DNS
 //! rebinding), or the origin of another page, and is refused.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use http::{HeaderMap, Method, Request, header, request::Parts, uri::Authority};
 use jiff::Timestamp;
@@ -21,6 +23,8 @@ use crate::{
 const LARGEST_SIGNED: usize = 80 << 20;
 /// So many bodies are read at a time before it is known whether their signature is right.
 const UNVERIFIED_BODIES: usize = 8;
+/// How long one of them may take: whoever has no token must not keep the others waiting.
+const UNVERIFIED_LIMIT: Duration = Duration::from_secs(60);
 
 /// Decides who may call.
 pub(crate) struct Guard {
@@ -164,9 +168,13 @@ impl Guard {
             signature.verify(&parts, &[], token.secret()).map_err(wrong)?;
         }
         let permit = self.unverified.acquire().await;
-        let payload = collect(body, LARGEST_SIGNED).await.map_err(|error| {
-            ApiError::new(ErrorKind::RequestTooLarge, format!("The request body: {error}"))
-        })?;
+        let unread = |error: &dyn std::error::Error| {
+            ApiError::new(ErrorKind::InvalidSignature, format!("The request body: {error}"))
+        };
+        let payload = tokio::time::timeout(UNVERIFIED_LIMIT, collect(body, LARGEST_SIGNED))
+            .await
+            .map_err(|late| unread(&late))?
+            .map_err(|error| unread(&error))?;
         if signature.needs_payload() {
             signature.verify(&parts, &payload, token.secret()).map_err(wrong)?;
         } else {
@@ -391,5 +399,32 @@ mod tests {
         )
         .await;
         assert_eq!(stale, Err(ErrorKind::InvalidSignature));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_no_token_keeps_nobody_waiting_for_long() {
+        let guard = Guard::new(Some(Token::new("the token".to_owned())), Vec::new());
+        let now = Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+        let claim = format!(
+            "AWS4-HMAC-SHA256 Credential=a/{}/us-east-1/lambda/aws4_request, SignedHeaders=host;x-amz-date, Signature={}",
+            &now[..8],
+            "0".repeat(64)
+        );
+        let headers = [("host", "h"), ("x-amz-date", &*now), ("authorization", &*claim)];
+        let stalled = || {
+            let body = tokio_stream::pending::<Result<&'static [u8], std::convert::Infallible>>();
+            Request::from_parts(request("POST", "/", &headers), Body::from_stream(body))
+        };
+        let mut waiting = tokio::task::JoinSet::new();
+        let guard = std::sync::Arc::new(guard);
+        for _ in 0..2 * UNVERIFIED_BODIES {
+            let (guard, request) = (guard.clone(), stalled());
+            waiting.spawn(async move { guard.check_token(request).await.map(drop) });
+        }
+        let began = tokio::time::Instant::now();
+        for ended in waiting.join_all().await {
+            assert_eq!(ended.unwrap_err().kind(), ErrorKind::InvalidSignature);
+        }
+        assert_eq!(began.elapsed().as_secs(), 2 * UNVERIFIED_LIMIT.as_secs());
     }
 }

@@ -2,9 +2,17 @@
 //!
 //! [`router`] puts the parts together, over [`Services`]; each part has a module of its own and
 //! knows nothing of the others. An error of any of them reaches its caller as an [`ApiError`].
+//!
+//! # Who may call
+//! Nothing is reached but through one front (`front.rs`), which asks a guard (`guard.rs`). Without a
+//! token a [`Server`] listens on loopback only, any signature or none is taken, and what a browser
+//! does for strangers' pages is refused: by the names in `Host`, by `Origin` and by
+//! `Sec-Fetch-Site`. With a token every call bears it, or is signed with it as the secret key,
+//! whatever key id it names; only preflights of function URLs and the addresses of code, which are
+//! signed themselves, do without. A function URL of the type `AWS_IAM` wants a signature in either
+//! case, and whether that is right is known only where there is a token.
 
 mod body;
-
 mod control;
 mod data_plane;
 mod docker_lambda;
