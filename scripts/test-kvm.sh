@@ -24,7 +24,7 @@ if (($# == 0)); then
         hostile_guests= snapshots_kvm=
     # Of what takes minutes there, one of each kind; all of it in `make test-long`.
     if [[ -n ${COSTREL_LONG_TESTS-} ]]; then
-        set -- "$@" snapshots= cold_starts=
+        set -- "$@" snapshots= cold_starts= host_ports=
     else
         set -- "$@" snapshots=what_was,files_that,another,only_a_paused,a_monitor_killed \
             cold_starts=versions::the_second,clones,damage::a_failed,killed

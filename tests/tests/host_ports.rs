@@ -20,7 +20,7 @@ struct Service {
     calls: Arc<AtomicUsize>,
 }
 
-fn service(serve: fn(TcpStream) -> std::io::Result<()>) -> Service {
+fn service(serve: fn(&TcpStream) -> std::io::Result<()>) -> Service {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let calls = Arc::new(AtomicUsize::new(0));
@@ -28,26 +28,26 @@ fn service(serve: fn(TcpStream) -> std::io::Result<()>) -> Service {
     thread::spawn(move || {
         for stream in listener.incoming() {
             counted.fetch_add(1, Ordering::SeqCst);
-            thread::spawn(move || serve(stream.unwrap()));
+            thread::spawn(move || serve(&stream.unwrap()));
         }
     });
     Service { port, calls }
 }
 
 /// Says what was asked for, and keeps the connection until the caller closes it.
-fn http(stream: TcpStream) -> std::io::Result<()> {
+fn http(mut stream: &TcpStream) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut request = String::new();
     while reader.read_line(&mut request)? > 2 {}
     let path = request.split(' ').nth(1).unwrap_or_default();
     let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{path}", path.len());
-    (&stream).write_all(answer.as_bytes())?;
+    stream.write_all(answer.as_bytes())?;
     reader.read_to_end(&mut Vec::new())?;
     Ok(())
 }
 
 /// Sends back what it receives, as it comes.
-fn echo(mut stream: TcpStream) -> std::io::Result<()> {
+fn echo(mut stream: &TcpStream) -> std::io::Result<()> {
     let mut piece = vec![0; 60_000];
     loop {
         match stream.read(&mut piece)? {
