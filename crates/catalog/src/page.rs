@@ -4,12 +4,15 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 
 use crate::{CatalogError, Invalid, Violations};
 
+/// What a marker's key begins with: the empty key has a marker, too.
+const MARK: char = ':';
+
 /// Which page of a list.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PageRequest {
     /// Where it begins: the page before said so.
     pub marker: Option<String>,
-    /// How many items it may have, 1 to 10000; AWS's operations return fewer ([`PageRequest::cap`]).
+    /// How many items it may have, 1 to 10000; no page has more than 50.
     pub max_items: Option<i64>,
 }
 
@@ -44,6 +47,7 @@ impl PageRequest {
             Some(marker) => {
                 let key = BASE64_URL_SAFE_NO_PAD.decode(marker).ok();
                 let key = key.and_then(|key| String::from_utf8(key).ok());
+                let key = key.and_then(|key| Some(key.strip_prefix(MARK)?.to_owned()));
                 Some(key.ok_or_else(|| Invalid::Marker(operation, marker.to_owned()))?)
             }
         };
@@ -53,7 +57,8 @@ impl PageRequest {
             items.into_iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key > after));
         for (key, item) in rest {
             if page.items.len() == limit {
-                page.next_marker = last.map(|last: String| BASE64_URL_SAFE_NO_PAD.encode(last));
+                page.next_marker =
+                    last.map(|last: String| BASE64_URL_SAFE_NO_PAD.encode(format!("{MARK}{last}")));
                 break;
             }
             page.items.push(item);
@@ -89,6 +94,9 @@ mod tests {
         assert_eq!(page(&["a", "b", "bb", "d", "e"], &next).next_marker, None);
         let three = page(&["a", "b", "c"], &PageRequest::default());
         assert_eq!(three.next_marker, None, "nothing follows");
+        let first = page(&["", "a"], &PageRequest { max_items: Some(1), marker: None });
+        let next = PageRequest { marker: first.next_marker, max_items: None };
+        assert_eq!(page(&["", "a"], &next).items, ["a"]);
         let one = page(&["a", "b"], &PageRequest { max_items: Some(1), marker: None });
         assert_eq!((one.items.len(), one.next_marker.is_some()), (1, true));
     }
