@@ -23,7 +23,7 @@ pub use inputs::{
 };
 pub use leftovers::{processes_below, wait_until};
 pub use seam::{Blueprint, Guest, Saved, Shape, snapshot_files};
-pub use server::{Response, Server};
+pub use server::{Response, Server, call};
 
 /// Says what a test lacks that ends here. Past the harness, which would keep it to itself.
 pub fn skipped(lacking: &str) {

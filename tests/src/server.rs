@@ -143,23 +143,7 @@ impl Server {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> std::io::Result<Response> {
-        let mut stream = TcpStream::connect(self.address)?;
-        stream.set_read_timeout(Some(CALL_LIMIT))?;
-        let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
-        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
-            let _ = write!(head, "Host: {}\r\n", self.address);
-        }
-        for (name, value) in headers {
-            let _ = write!(head, "{name}: {value}\r\n");
-        }
-        let _ = write!(head, "Content-Length: {}\r\n\r\n", body.len());
-        stream.write_all(head.as_bytes())?;
-        // A server that refuses a body need not read it.
-        let _ = stream.write_all(body);
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
-        Response::parse(&answer)
-            .ok_or_else(|| std::io::Error::other(String::from_utf8_lossy(&answer).into_owned()))
+        call(self.address, method, path, headers, body)
     }
 
     /// Sends it a signal.
@@ -193,6 +177,36 @@ impl Server {
         self.signal(Signal::INT);
         self.wait()
     }
+}
+
+/// One HTTP call on a connection of its own.
+///
+/// # Errors
+/// What became of the connection.
+pub fn call(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> std::io::Result<Response> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(CALL_LIMIT))?;
+    let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
+    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+        let _ = write!(head, "Host: {address}\r\n");
+    }
+    for (name, value) in headers {
+        let _ = write!(head, "{name}: {value}\r\n");
+    }
+    let _ = write!(head, "Content-Length: {}\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes())?;
+    // A server that refuses a body need not read it.
+    let _ = stream.write_all(body);
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    Response::parse(&answer)
+        .ok_or_else(|| std::io::Error::other(String::from_utf8_lossy(&answer).into_owned()))
 }
 
 impl Drop for Server {
