@@ -65,6 +65,12 @@ pub fn example(name: &str) -> PathBuf {
     made(workspace().join("examples").join(name))
 }
 
+/// A file of `scripts/`.
+#[must_use]
+pub fn script(name: &str) -> PathBuf {
+    made(workspace().join("scripts").join(name))
+}
+
 /// Zips the example layer, with a text file beside it, into `directory`.
 ///
 /// # Panics

@@ -19,7 +19,7 @@ pub use costrel::{Costrel, Home, Run};
 pub use host::{TestHost, kvm_backend, kvm_works};
 pub use inputs::{
     example, installation, kernel, layer_zip, node_image, python_image, rust_extension,
-    rust_function, vminitd,
+    rust_function, script, vminitd,
 };
 pub use leftovers::{processes_below, wait_until};
 pub use seam::{Blueprint, Guest, Saved, Shape, snapshot_files};

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use costrel_tests::{Costrel, Home, Response, Server, call, example, python_image};
+use costrel_tests::{Costrel, Home, Response, Server, call, example, python_image, script};
 
 const PATH: &str = "/2015-03-31/functions/function/invocations";
 const MEMORY: &str = "256";
@@ -162,8 +162,7 @@ fn free_address() -> SocketAddr {
 
 /// The emulator, made or found by `scripts/rie.sh`.
 fn emulator() -> PathBuf {
-    let script = example("..").join("scripts/rie.sh");
-    let output = Command::new(script).stderr(Stdio::inherit()).output().unwrap();
+    let output = Command::new(script("rie.sh")).stderr(Stdio::inherit()).output().unwrap();
     assert!(output.status.success(), "scripts/rie.sh fails");
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
 }
