@@ -42,6 +42,19 @@ fn publish_layer(server: &Server, home: &Home) -> String {
     published.json()["LayerVersionArn"].as_str().unwrap().to_owned()
 }
 
+/// The names of all functions, page by page.
+fn list(server: &Server) -> Vec<String> {
+    let (mut names, mut query) = (Vec::new(), String::new());
+    loop {
+        let path = format!("/2015-03-31/functions{query}");
+        let page = server.call("GET", &path, &[], b"").json();
+        let functions = page["Functions"].as_array().unwrap();
+        names.extend(functions.iter().map(|it| it["FunctionName"].as_str().unwrap().to_owned()));
+        let Some(marker) = page["NextMarker"].as_str() else { return names };
+        query = format!("?Marker={marker}");
+    }
+}
+
 fn kill(server: Server) {
     server.signal(Signal::KILL);
     let (status, said) = server.wait();
@@ -79,20 +92,13 @@ fn functions_layers_and_events_outlive_a_killed_server() {
     };
     event("failing", r#"{"case":"raise"}"#);
     wait_until("the first attempt has failed", || server.said().contains("REPORT RequestId"));
-    event("greeter", r#"{"case":"sleep"}"#);
+    event("greeter", r#"{"case":"sleep","seconds":10}"#);
     wait_until("the other is under way", || server.said().matches("START RequestId").count() >= 2);
     kill(server);
     wait_until("no machine runs on", || processes_below(&home.sandboxes()).is_empty());
 
     let server = serve(&home);
-    let names: Vec<Value> =
-        server.call("GET", "/2015-03-31/functions/", &[], b"").json()["Functions"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|function| function["FunctionName"].clone())
-            .collect();
-    assert_eq!(names, ["failing", "greeter"]);
+    assert_eq!(list(&server), ["failing", "greeter"]);
     let answer = server.invoke("greeter:live", r#"{"name":"again"}"#);
     assert_eq!(answer.header("x-amz-executed-version"), Some("1"), "{answer:?}");
     assert_eq!(answer.json()["greeting"], "Hello again");
@@ -113,11 +119,9 @@ fn sigkill_at_any_moment_leaves_no_half_of_a_function() {
     let mut whole = 0;
     for round in 0..8 {
         let server = serve(&home);
-        let listed = server.call("GET", "/2015-03-31/functions?MaxItems=10000", &[], b"").json();
-        let functions = listed["Functions"].as_array().unwrap();
-        assert!(functions.len() >= whole, "round {round}: what was confirmed is gone: {listed}");
-        for function in functions {
-            let name = function["FunctionName"].as_str().unwrap();
+        let functions = list(&server);
+        assert!(functions.len() >= whole, "round {round}: what was confirmed is gone");
+        for name in &functions {
             let got = server.call("GET", &format!("/2015-03-31/functions/{name}"), &[], b"");
             assert_eq!(got.status, 200, "{got:?}");
             let code = got.json()["Code"]["Location"].as_str().unwrap().to_owned();
