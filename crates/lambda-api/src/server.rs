@@ -10,7 +10,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
 };
 use tower::ServiceExt as _;
@@ -40,6 +40,16 @@ impl Default for ServerLimits {
             head_size: 64 << 10,
         }
     }
+}
+
+/// Listens with room for as many connections as are served at a time: callers that come all at once
+/// would find theirs reset otherwise. The kernel has a limit of its own (net.core.somaxconn).
+fn listen(address: SocketAddr, connections: usize) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A server that was just ended leaves connections that wait for nothing.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(u32::try_from(connections).unwrap_or(u32::MAX))
 }
 
 /// Whether others than this host may call.
@@ -100,7 +110,7 @@ impl Server {
             }
         }
         let failed = |source| BindError::Listen { address, source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let listener = listen(address, limits.connections).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         Ok(Self { listener, address, limits })
     }
