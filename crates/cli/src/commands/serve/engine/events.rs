@@ -94,5 +94,12 @@ fn destination(target: &str) -> Option<Destination> {
     if target.starts_with("http://") {
         return Some(Destination::Http(target.to_owned()));
     }
-    target.contains(":lambda:").then(|| Destination::Function(target.to_owned()))
+    if target.contains(":lambda:") {
+        return Some(Destination::Function(target.to_owned()));
+    }
+    tracing::warn!(
+        destination = target,
+        "nothing is delivered there: it is no function, no file and no http:// address"
+    );
+    None
 }
