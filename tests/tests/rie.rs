@@ -106,7 +106,7 @@ fn python_cases() -> Vec<Case> {
                 },
                 Difference { what: What::Log, ours: "", reason: "no invocation, no log" },
             ],
-            ..case("an event of 6.3 MB", [&b"\""[..], &[b'x'; 6_300_000], b"\""].concat())
+            ..case("an event of 6.3 MB", [&b"\""[..], &vec![b'x'; 6_300_000], b"\""].concat())
         },
         Case {
             differences: &[Difference { what: What::Log, ours: "END RequestId: ID", reason: ENDS }],
