@@ -13,7 +13,7 @@ target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 # Enough for a guest with memory above 4 GiB, where there is as much.
 memory=6656
 tests/kvm-lab/kvm-lab check $memory 2>/dev/null || memory=4096
-limit=${COSTREL_KVM_LAB_SECONDS:-1800}
+limit=${COSTREL_KVM_LAB_SECONDS:-2400}
 
 if (($# == 0)); then
     # The jail, the VMM, and the agent (whose tests reap, each in a process of its own)…
