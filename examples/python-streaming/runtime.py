@@ -10,17 +10,25 @@ HOST, PORT = os.environ["AWS_LAMBDA_RUNTIME_API"].split(":")
 API = "/2018-06-01/runtime/invocation"
 
 
+def receive(connection):
+    """Some bytes; nobody sends none but at the end."""
+    data = connection.recv(65536)
+    if not data:
+        raise ConnectionError("the Runtime API has gone")
+    return data
+
+
 def call(request):
     """One call on a connection of its own; the head and the body of its answer."""
     with socket.create_connection((HOST, int(PORT))) as connection:
         connection.sendall(request)
         answer = b""
         while b"\r\n\r\n" not in answer:
-            answer += connection.recv(65536)
+            answer += receive(connection)
         head, _, body = answer.partition(b"\r\n\r\n")
         fields = dict(line.lower().split(": ", 1) for line in head.decode().split("\r\n")[1:])
         while len(body) < int(fields.get("content-length", 0)):
-            body += connection.recv(65536)
+            body += receive(connection)
         return fields, body
 
 

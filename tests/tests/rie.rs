@@ -11,6 +11,7 @@ use std::{
 };
 
 use costrel_tests::{Costrel, Home, Response, Server, call, example, python_image, script};
+use rustix::process::{Pid, Signal, kill_process};
 
 const PATH: &str = "/2015-03-31/functions/function/invocations";
 const MEMORY: &str = "256";
@@ -196,10 +197,25 @@ impl Emulator {
 
 impl Drop for Emulator {
     fn drop(&mut self) {
-        // Its runtime ends when it finds nobody to ask for the next invocation.
+        // It does not end its runtime, which is in a process group of its own.
+        let runtime = descendants(self.child.id());
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for id in runtime.into_iter().filter_map(|id| Pid::from_raw(id.try_into().ok()?)) {
+            let _ = kill_process(id, Signal::KILL);
+        }
     }
+}
+
+/// The ids of a process's children, and of theirs.
+fn descendants(id: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+    let children = threads
+        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok())
+        .flat_map(|ids| {
+            ids.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<_>>()
+        });
+    children.flat_map(|child| [descendants(child), vec![child]].concat()).collect()
 }
 
 /// Asks again and again.
