@@ -112,13 +112,18 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def rie():
+    """AWS's Runtime Interface Emulator, with AWS's client for Python beside it."""
+    script = subprocess.run([ROOT / "scripts/rie.sh"], check=True, capture_output=True, text=True)
+    return pathlib.Path(script.stdout.strip())
+
+
 @contextlib.contextmanager
 def emulator(*runtime, **options):
     """AWS's Runtime Interface Emulator with this runtime beneath it; gives its port."""
-    program = subprocess.run([ROOT / "scripts/rie.sh"], check=True, capture_output=True, text=True).stdout.strip()
     port, inner = free_port(), free_port()
     addresses = ["--runtime-interface-emulator-address", f"127.0.0.1:{port}", "--runtime-api-address", f"127.0.0.1:{inner}"]
-    with process(program, *addresses, *runtime, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options):
+    with process(rie(), *addresses, *runtime, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options):
         deadline = time.monotonic() + 10
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
@@ -135,12 +140,11 @@ def warm(home):
     with zipfile.ZipFile(INPUTS / "rust-function.zip") as archive:
         bootstrap.write_bytes(archive.read("bootstrap"))
     bootstrap.chmod(0o755)
-    clients = subprocess.run([ROOT / "scripts/test-clients.sh"], check=True, capture_output=True, text=True).stdout.strip()
-    python = {**os.environ, "PYTHONPATH": str(ROOT / "examples/python-cases")}
+    python = {**os.environ, "PYTHONPATH": f"{rie().with_name('client')}:{ROOT / 'examples/python-cases'}"}
     with serve(home, project(home, rust=RUST, python=PYTHON)) as (_, port):
         for name, handler, peer in (
             ("rust", "Rust on lambda_runtime", emulator(bootstrap)),
-            ("python", "Python on awslambdaric", emulator(clients, "-m", "awslambdaric", "cases.echo", env=python)),
+            ("python", "Python on awslambdaric", emulator("python3", "-m", "awslambdaric", "cases.echo", env=python)),
         ):
             with peer as peer_port:
                 ours, theirs = Client(port, invocations(name)), Client(peer_port, invocations("function"))
