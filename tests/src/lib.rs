@@ -8,6 +8,7 @@
 
 mod browser;
 mod costrel;
+mod functions;
 mod host;
 mod inputs;
 mod leftovers;
@@ -16,6 +17,7 @@ mod server;
 
 pub use browser::Browser;
 pub use costrel::{Costrel, Home, Run};
+pub use functions::{function_spec, rust_package};
 pub use host::{TestHost, kvm_backend, kvm_works};
 pub use inputs::{
     example, installation, kernel, layer_zip, node_image, python_image, rust_extension,

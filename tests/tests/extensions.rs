@@ -6,15 +6,14 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use costrel_agent_client::wire::OutputStream;
 use costrel_functions::{
-    EphemeralStorage, FunctionMemory, FunctionSpec, FunctionTimeout, Initialization, Instance,
-    Invocation, Launch, Outcome, Package, ShutdownReason, Silent, StagedFunction, Timeline,
-    log::LogSink,
+    FunctionSpec, Instance, Invocation, Launch, Outcome, Package, ShutdownReason, Silent,
+    StagedFunction, Timeline, log::LogSink,
 };
 use costrel_image::ImageSource;
 use costrel_rootfs::CodeSource;
 use costrel_snapshot::SnapshotStore;
 use costrel_tests::{
-    Home, TestHost, example, python_image, rust_extension, rust_function, unhurried,
+    Home, TestHost, example, function_spec, python_image, rust_extension, rust_package,
 };
 use serde_json::{Value, json};
 
@@ -59,25 +58,7 @@ impl Log {
 }
 
 fn spec(package: Package) -> FunctionSpec {
-    FunctionSpec {
-        name: "watched".into(),
-        version: "$LATEST".into(),
-        account_id: "123456789012".into(),
-        region: "us-east-1".into(),
-        package,
-        handler: None,
-        entrypoint: None,
-        command: None,
-        working_directory: None,
-        layers: vec![],
-        environment: vec![],
-        credentials: None,
-        memory: FunctionMemory::megabytes(128).unwrap(),
-        timeout: FunctionTimeout::seconds(unhurried(4).into()).unwrap(),
-        ephemeral_storage: EphemeralStorage::megabytes(512).unwrap(),
-        initialization: Initialization::OnDemand,
-        host_ports: vec![],
-    }
+    FunctionSpec { account_id: "123456789012".into(), ..function_spec("watched", package, 4) }
 }
 
 /// A Python function with the watcher in a layer.
@@ -192,13 +173,8 @@ async fn a_reset_tells_extensions_and_keeps_tmp() {
 async fn the_crate_for_rust_is_served() {
     let home = Home::shared();
     let host = TestHost::new(&home);
-    let package = Package {
-        image: None,
-        code: Some(CodeSource::Zip(rust_function())),
-        launch: Launch::Bootstrap("provided.al2023".parse().unwrap()),
-    };
-    let function =
-        staged(&host, FunctionSpec { layers: vec![rust_extension()], ..spec(package) }).await;
+    let layers = vec![rust_extension()];
+    let function = staged(&host, FunctionSpec { layers, ..spec(rust_package()) }).await;
     let (mut instance, log) = start(&host, &function, None).await;
     let (id, outcome) = invoke(&mut instance, &json!({ "case": "log", "lines": 2 })).await;
     assert_eq!(outcome.report.failure, None);

@@ -11,14 +11,10 @@ use costrel_fleet::{
     Fleet, FleetLimits, FleetObserver, FleetSettings, FleetVersion, InstanceState, InvocationEnd,
     InvocationRecord, InvokeError, LogLine, LogSource, SnapshotUse, StartKind, VersionKey,
 };
-use costrel_functions::{
-    EphemeralStorage, FunctionMemory, FunctionSpec, FunctionTimeout, Initialization, Invocation,
-    Launch, Package,
-};
-use costrel_rootfs::CodeSource;
+use costrel_functions::Invocation;
 use costrel_sandbox::running;
 use costrel_snapshot::SnapshotStore;
-use costrel_tests::{Home, TestHost, processes_below, rust_function, unhurried, wait_until};
+use costrel_tests::{Home, TestHost, function_spec, processes_below, rust_package, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -47,29 +43,7 @@ fn version() -> Arc<FleetVersion> {
             version: "$LATEST".into(),
             revision: "1".into(),
         },
-        spec: FunctionSpec {
-            name: "fleet".into(),
-            version: "$LATEST".into(),
-            account_id: "000000000000".into(),
-            region: "us-east-1".into(),
-            package: Package {
-                image: None,
-                code: Some(CodeSource::Zip(rust_function())),
-                launch: Launch::Bootstrap("provided.al2023".parse().unwrap()),
-            },
-            handler: None,
-            entrypoint: None,
-            command: None,
-            working_directory: None,
-            layers: vec![],
-            environment: vec![],
-            credentials: None,
-            memory: FunctionMemory::megabytes(128).unwrap(),
-            timeout: FunctionTimeout::seconds(unhurried(60).into()).unwrap(),
-            ephemeral_storage: EphemeralStorage::megabytes(512).unwrap(),
-            initialization: Initialization::OnDemand,
-            host_ports: vec![],
-        },
+        spec: function_spec("fleet", rust_package(), 60),
         snapshots: SnapshotUse::IfPossible,
     })
 }

@@ -5,11 +5,9 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use costrel_agent_client::wire::OutputStream;
 use costrel_functions::{
-    EphemeralStorage, FunctionMemory, FunctionSpec, FunctionTimeout, Initialization, Instance,
-    Invocation, Launch, Outcome, Package, Silent, Timeline, log::LogSink,
+    FunctionSpec, Instance, Invocation, Outcome, Silent, Timeline, log::LogSink,
 };
-use costrel_rootfs::CodeSource;
-use costrel_tests::{Home, TestHost, rust_function, unhurried};
+use costrel_tests::{Home, TestHost, function_spec, rust_package};
 
 #[derive(Default)]
 struct Log(Mutex<Vec<String>>);
@@ -34,29 +32,7 @@ impl LogSink for Log {
 }
 
 fn spec() -> FunctionSpec {
-    FunctionSpec {
-        name: "reused".into(),
-        version: "$LATEST".into(),
-        account_id: "000000000000".into(),
-        region: "us-east-1".into(),
-        package: Package {
-            image: None,
-            code: Some(CodeSource::Zip(rust_function())),
-            launch: Launch::Bootstrap("provided.al2023".parse().unwrap()),
-        },
-        handler: None,
-        entrypoint: None,
-        command: None,
-        working_directory: None,
-        layers: vec![],
-        environment: vec![],
-        credentials: None,
-        memory: FunctionMemory::megabytes(128).unwrap(),
-        timeout: FunctionTimeout::seconds(unhurried(4).into()).unwrap(),
-        ephemeral_storage: EphemeralStorage::megabytes(512).unwrap(),
-        initialization: Initialization::OnDemand,
-        host_ports: vec![],
-    }
+    function_spec("reused", rust_package(), 4)
 }
 
 async fn invoke(instance: &mut Instance, event: &'static str) -> Outcome {
